@@ -1,0 +1,131 @@
+"""npresnet: residual networks, every layer written from scratch on arrays.
+
+>>> import npresnet as nr
+>>> model = nr.resnet34(num_classes=10)
+>>> logits = model(nr.randn(1, 3, 64, 64))
+>>> logits.shape
+(1, 10)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from numpy import bool_, float16, float32, float64, int32, int64, uint8
+
+from npresnet import functional, nn, optim
+from npresnet.backend import get_backend, set_backend, use_backend
+from npresnet.creation import (
+    arange,
+    argmax,
+    cat,
+    empty,
+    flatten,
+    from_numpy,
+    full,
+    matmul,
+    max,
+    mean,
+    ones,
+    ones_like,
+    permute,
+    rand,
+    randint,
+    randn,
+    reshape,
+    stack,
+    sum,
+    transpose,
+    zeros,
+    zeros_like,
+)
+from npresnet.errors import NpresnetError
+from npresnet.functional import log_softmax, relu, softmax
+from npresnet.models import (
+    ResNet,
+    ResNet32,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
+from npresnet.random import manual_seed
+from npresnet.tape import enable_grad, is_grad_enabled, no_grad
+from npresnet.tensor import Tensor, tensor
+
+if TYPE_CHECKING:
+    from npresnet import data, models, training, weights
+    from npresnet.classifier import Classifier
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "NpresnetError",
+    "ResNet",
+    "ResNet32",
+    "Tensor",
+    "arange",
+    "argmax",
+    "bool_",
+    "cat",
+    "data",
+    "empty",
+    "enable_grad",
+    "flatten",
+    "float16",
+    "float32",
+    "float64",
+    "from_numpy",
+    "full",
+    "functional",
+    "get_backend",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "log_softmax",
+    "manual_seed",
+    "matmul",
+    "max",
+    "mean",
+    "models",
+    "nn",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "optim",
+    "permute",
+    "rand",
+    "randint",
+    "randn",
+    "relu",
+    "reshape",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "set_backend",
+    "softmax",
+    "stack",
+    "sum",
+    "tensor",
+    "training",
+    "transpose",
+    "uint8",
+    "use_backend",
+    "weights",
+    "zeros",
+    "zeros_like",
+]
+
+_ON_DEMAND = ("data", "training", "weights")  # they bring Pillow and safetensors
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name == "Classifier":
+        return importlib.import_module("npresnet.classifier").Classifier
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"npresnet.{name}")
+    raise AttributeError(f"module 'npresnet' has no attribute {name!r}")

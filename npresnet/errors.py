@@ -1,0 +1,64 @@
+"""The exceptions that npresnet raises, one family under `NpresnetError`.
+
+Each member derives also from the built-in exception that callers would expect, so
+``except ValueError`` around a call with a wrong shape keeps working. Every message is one line
+and says what was expected, what came and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "DataError",
+    "DtypeError",
+    "GraphError",
+    "ModuleError",
+    "NpresnetError",
+    "RangeError",
+    "ShapeError",
+    "WeightsError",
+    "WriteError",
+]
+
+
+class NpresnetError(Exception):
+    """Base of every error that npresnet raises on purpose."""
+
+
+class ShapeError(NpresnetError, ValueError):
+    """An array's shape doesn't fit the operation or layer it was given to."""
+
+
+class DtypeError(NpresnetError, TypeError):
+    """An array's dtype, or an argument's type, isn't one that the operation takes."""
+
+
+class RangeError(NpresnetError, ValueError):
+    """A value lies outside what is allowed: stride 0, a label out of range, a negative size."""
+
+
+class BackendError(NpresnetError, RuntimeError):
+    """A backend is unknown or unavailable, or arrays of two backends were mixed."""
+
+
+class WeightsError(NpresnetError, ValueError):
+    """A weight file can't be read or written, or a state dict doesn't fit its model."""
+
+
+class WriteError(NpresnetError, OSError):
+    """A file can't be written: no such folder, no permission, no space left.
+
+    What the file held before is whole.
+    """
+
+
+class DataError(NpresnetError, ValueError):
+    """A data set, a folder of images or an image can't be read."""
+
+
+class ModuleError(NpresnetError, RuntimeError):
+    """A `Module` was built or used in a way that can't work."""
+
+
+class GraphError(NpresnetError, RuntimeError):
+    """Backward was asked of a tape that isn't there, or was already walked and freed."""
