@@ -1,0 +1,93 @@
+"""The networks again, in torch: an independent second writing to compare with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class TorchBlock(nn.Module):
+    """One residual block; ``sizes`` are its kernels: (3, 3) basic, (1, 3, 1) bottleneck."""
+
+    def __init__(self, inputs, channels, outputs, stride, sizes):
+        super().__init__()
+        widths = [inputs, *[channels] * (len(sizes) - 1), outputs]
+        strided = sizes.index(3)  # the first 3x3 strides
+        for i, size in enumerate(sizes):
+            conv = nn.Conv2d(
+                widths[i], widths[i + 1], size, stride if i == strided else 1, size // 2, bias=False
+            )
+            setattr(self, f"conv{i + 1}", conv)
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
+        self.count = len(sizes)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x):
+        out = x
+        for i in range(1, self.count + 1):
+            out = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(out))
+            if i < self.count:
+                out = F.relu(out)
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class TorchResNet(nn.Module):
+    def __init__(self, blocks, bottleneck=False, num_classes=1000, in_chans=3, small_input=False):
+        super().__init__()
+        sizes, expansion = ((1, 3, 1), 4) if bottleneck else ((3, 3), 1)
+        stem = (3, 1, 1) if small_input else (7, 2, 3)
+        self.conv1 = nn.Conv2d(in_chans, 64, *stem, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.small_input = small_input
+        inputs = 64
+        for stage, count in enumerate(blocks):
+            channels = 64 * 2**stage
+            layers = []
+            for i in range(count):
+                stride = 2 if stage and not i else 1
+                layers.append(TorchBlock(inputs, channels, channels * expansion, stride, sizes))
+                inputs = channels * expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        self.fc = nn.Linear(inputs, num_classes)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = x if self.small_input else F.max_pool2d(x, 3, 2, 1)
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class TorchPlain(nn.Module):
+    """ResNet32, the plain teaching network."""
+
+    def __init__(self, in_channel=64, num_classes=2):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, in_channel, 7, stride=2, padding=3)
+        inputs = in_channel
+        for stage, (count, channels) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512))):
+            layers = []
+            for i in range(count):
+                layer = nn.Module()
+                layer.conv1 = nn.Conv2d(inputs, channels, 3, 2 if stage and not i else 1, 1)
+                layer.bn1 = nn.BatchNorm2d(channels)
+                layer.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+                layer.bn2 = nn.BatchNorm2d(channels)
+                layers.append(layer)
+                inputs = channels
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        self.classifier = nn.Linear(4608, num_classes)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.conv1(x), 2)
+        for stage in range(1, 5):
+            for block in getattr(self, f"layer{stage}"):
+                x = F.relu(block.bn1(block.conv1(x)))
+                x = F.relu(block.bn2(block.conv2(x)))
+        x = F.avg_pool2d(x, 2).flatten(1)
+        return torch.softmax(self.classifier(x), 1)
