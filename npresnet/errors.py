@@ -11,6 +11,7 @@ __all__ = [
     "BackendError",
     "DataError",
     "DtypeError",
+    "ExtraError",
     "GraphError",
     "ModuleError",
     "NpresnetError",
@@ -54,6 +55,10 @@ class WriteError(NpresnetError, OSError):
 
 class DataError(NpresnetError, ValueError):
     """A data set, a folder of images or an image can't be read."""
+
+
+class ExtraError(NpresnetError, ImportError):
+    """An optional package is needed that isn't installed; the message names the extra."""
 
 
 class ModuleError(NpresnetError, RuntimeError):

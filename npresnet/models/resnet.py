@@ -191,9 +191,9 @@ def _resnet(depth: int, weights: Any, options: dict[str, Any]) -> ResNet:
     block, layers = _DEPTHS[depth]
     model = ResNet(block, layers, **options)
     if weights is not None:
-        from npresnet.weights import load_file
+        from npresnet.weights import load_weights
 
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(load_weights(weights))
     return model
 
 
