@@ -41,12 +41,14 @@ def test_pyproject_holds_the_build_system_only():
 
 def test_import_is_light():
     """Numba, Pillow, safetensors and tqdm load when they are needed."""
-    code = "import npresnet, sys; print([m for m in ('numba', 'PIL', 'safetensors', 'tqdm', 'torch', 'matplotlib') if m in sys.modules])"
-    done = run(code)
+    heavy = ["numba", "PIL", "safetensors", "tqdm", "torch", "matplotlib", "npresnet.engine"]
+    done = run(f"import npresnet, sys; print([m for m in {heavy} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("broken", ["raise ImportError('none here')", "raise SystemError('broken')"])
+@pytest.mark.parametrize(
+    "broken", ["raise ImportError('none here')", "raise SystemError('broken')"]
+)
 def test_without_numba_the_reference_backend_computes_with_one_warning(tmp_path, broken):
     (tmp_path / "numba.py").write_text(broken)
     code = f"""
@@ -61,7 +63,7 @@ assert model.fc.weight.grad is not None
 assert nr.get_backend() == "reference"
 print([str(w.message) for w in caught])
 """
-    done = run(code)
+    done = run(code, NPRESNET_BACKEND="")
     assert done.returncode == 0, done.stderr
     messages = eval(done.stdout)
     assert len(messages) == 1

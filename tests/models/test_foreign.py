@@ -60,5 +60,7 @@ def test_its_script_prints_what_the_student_expects():
         env={"PYTHONPATH": f"{root}:{root / 'kernels'}", "NPRESNET_BACKEND": "reference"},
         check=True,
     )
-    assert "(conv1): Conv2d(3, 16, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3))" in done.stdout
+    assert (
+        "(conv1): Conv2d(3, 16, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3))" in done.stdout
+    )
     assert done.stdout.splitlines()[-1] == "(4, 2)"

@@ -1,5 +1,7 @@
 """Whole networks against torch: logits, every gradient, running statistics, training steps."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -107,26 +109,39 @@ def test_float32_is_as_exact_as_torch(name, backend, rng):
     assert relative_error(mine, truth) <= 4 * relative_error(other, truth) + 1e-6
 
 
-@pytest.mark.parametrize("name", ["resnet34", "ResNet32"])
-def test_ten_sgd_steps_agree_to_1e_9(name, backend, rng):
-    ours, theirs = pair(name)
-    if name == "resnet34":
-        x, y = rng.standard_normal((4, 3, 32, 32)), rng.integers(0, 10, 4)
-    else:
-        x, y = rng.standard_normal((2, 3, 224, 224)), np.array([0, 1])
-    settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
-    mine = nr.optim.SGD(ours.parameters(), **settings)
-    other = torch.optim.SGD(theirs.parameters(), **settings)
-    for _ in range(10 if name == "resnet34" or backend == "cpu" else 2):
-        loss = F.cross_entropy(ours(nr.tensor(x)), y)
-        mine.zero_grad()
+# Small batches on small maps make training so ill-conditioned that torch disagrees with itself in
+# another memory format (5e-3 after ten steps at (2, 3, 224, 224), lr 0.001). On these problems it
+# agrees with itself to 1e-12.
+PROBLEMS = {"resnet34": ((8, 3, 48, 48), 10, 0.01), "ResNet32": ((3, 3, 196, 196), 2, 0.02)}
+
+
+def ten_steps(model, sgd, cross_entropy, tensor, name):
+    shape, classes, lr = PROBLEMS[name]
+    rng = np.random.default_rng(20151210)
+    x, y = tensor(rng.standard_normal(shape)), tensor(rng.integers(0, classes, shape[0]))
+    optimizer = sgd(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    losses = []
+    for _ in range(10):
+        loss = cross_entropy(model(x), y)
+        optimizer.zero_grad()
         loss.backward()
-        mine.step()
-        expected = TF.cross_entropy(theirs(torch.tensor(x)), torch.tensor(y))
-        other.zero_grad()
-        expected.backward()
-        other.step()
-        assert abs(loss.item() - expected.item()) <= 1e-9 * abs(expected.item())
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@functools.cache
+def torch_losses(name):
+    _, theirs = pair(name)
+    return ten_steps(theirs, torch.optim.SGD, TF.cross_entropy, torch.tensor, name)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_ten_sgd_steps_agree_to_1e_9(name, backend):
+    ours, _ = pair(name)
+    losses = ten_steps(ours, nr.optim.SGD, F.cross_entropy, nr.tensor, name)
+    np.testing.assert_allclose(losses, torch_losses(name), rtol=1e-9)
+    assert losses[-1] < losses[0]
 
 
 def test_resnet32_shapes_and_probabilities():

@@ -70,7 +70,9 @@ class TorchPlain(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, in_channel, 7, stride=2, padding=3)
         inputs = in_channel
-        for stage, (count, channels) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512))):
+        for stage, (count, channels) in enumerate(
+            zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True)
+        ):
             layers = []
             for i in range(count):
                 layer = nn.Module()

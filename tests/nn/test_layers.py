@@ -40,7 +40,10 @@ LAYERS = [
 @pytest.mark.parametrize("case", range(len(LAYERS)))
 def test_layer_prints_and_names_its_state_as_torch(case):
     name, arguments, options = LAYERS[case]
-    ours, theirs = getattr(nn, name)(*arguments, **options), getattr(tnn, name)(*arguments, **options)
+    ours, theirs = (
+        getattr(nn, name)(*arguments, **options),
+        getattr(tnn, name)(*arguments, **options),
+    )
     assert repr(ours) == repr(theirs)
     shapes = {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
     assert {k: v.shape for k, v in ours.state_dict().items()} == shapes
@@ -146,7 +149,11 @@ def test_losses_as_layers(rng):
         (lambda: nn.Dropout(2), RangeError, "probability"),
         (lambda: nn.BatchNorm2d(3)(nr.zeros(2, 3)), ShapeError, r"expected \(N, C, H, W\)"),
         (lambda: nn.BatchNorm2d(3)(nr.zeros(2, 4, 2, 2)), ShapeError, "expected 3 channels"),
-        (lambda: nn.Conv2d(3, 4, 3)(nr.zeros(1, 3, 8, 8).double()), DtypeError, "convert the input"),
+        (
+            lambda: nn.Conv2d(3, 4, 3)(nr.zeros(1, 3, 8, 8).double()),
+            DtypeError,
+            "convert the input",
+        ),
         (lambda: nn.init.kaiming_normal_(nr.zeros(3)), ShapeError, "at least 2 dimensions"),
         (lambda: nn.init.kaiming_normal_(nr.zeros(3, 3), mode="x"), RangeError, "fan_in"),
     ],

@@ -65,7 +65,8 @@ def test_forgetting_super_init_is_said():
             self.conv1 = nn.Conv2d(3, 4, 3)
 
     with pytest.raises(
-        ModuleError, match=r"Forgot.__init__ must call super\(\).__init__\(\) before it sets self.conv1"
+        ModuleError,
+        match=r"Forgot.__init__ must call super\(\).__init__\(\) before it sets self.conv1",
     ):
         Forgot()
 
@@ -85,7 +86,7 @@ def test_forgetting_super_init_without_layers_is_said():
 
 def test_forgetting_self_in_forward_is_said():
     class Forgot(nn.Module):
-        def forward(x):  # noqa: N805
+        def forward(x):
             return x
 
     with pytest.raises(
@@ -153,9 +154,7 @@ def test_sequential_and_module_list():
     assert s[-1].out_features == 1
     assert len(s[:2]) == 2
     s[1] = nn.Identity()
-    assert repr(s) == repr(
-        tnn.Sequential(tnn.Linear(2, 3), tnn.Identity(), tnn.Linear(3, 1))
-    )
+    assert repr(s) == repr(tnn.Sequential(tnn.Linear(2, 3), tnn.Identity(), tnn.Linear(3, 1)))
     assert list(nn.Sequential({"a": nn.ReLU(), "b": nn.ReLU()}).state_dict()) == []
     blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
     assert [n for n, _ in blocks.named_parameters()][:2] == ["0.weight", "0.bias"]
@@ -213,7 +212,7 @@ def test_state_that_does_not_fit_changes_nothing():
     assert net.state_dict()["fc.bias"].tolist() == (before["fc.bias"] + 1).tolist()
     with pytest.raises(WeightsError, match="expected a state dict"):
         net.load_state_dict([1])
-    with pytest.raises(WeightsError, match="is no array|expected an array|mis-shaped"):
+    with pytest.raises(WeightsError, match=r"mis-shaped key: fc\.bias"):
         net.load_state_dict({**before, "fc.bias": "nothing"})
 
 

@@ -1,0 +1,29 @@
+"""Optimizers and learning-rate schedules: torch.optim's names, arguments, defaults and steps."""
+
+from npresnet.optim import schedules as lr_scheduler
+from npresnet.optim.adamw import AdamW
+from npresnet.optim.optimizer import Optimizer
+from npresnet.optim.schedules import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
+from npresnet.optim.sgd import SGD
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "CosineAnnealingLR",
+    "LRScheduler",
+    "LinearLR",
+    "MultiStepLR",
+    "OneCycleLR",
+    "Optimizer",
+    "SequentialLR",
+    "StepLR",
+    "lr_scheduler",
+]
