@@ -38,12 +38,15 @@ __all__ = [
 
 
 class KernelSet(Protocol):
-    """What a kernel set offers; a module satisfies it by having these functions."""
+    """What a kernel set offers; a module satisfies it by having these functions.
+
+    They are written as methods because mypy matches a module's functions with methods only.
+    """
 
     # ------------------------------------------------------------------ convolution
 
-    @staticmethod
     def im2col(
+        self,
         x: Array,
         kernel_size: Pair,
         stride: Pair,
@@ -60,8 +63,8 @@ class KernelSet(Protocol):
         """
         ...
 
-    @staticmethod
     def col2im(
+        self,
         columns: Array,
         input_shape: Shape,
         kernel_size: Pair,
@@ -72,8 +75,8 @@ class KernelSet(Protocol):
         """Adjoint of :func:`im2col` over all its rows: (N * P * Q, kH * kW * C) to (N, C, H, W)."""
         ...
 
-    @staticmethod
     def conv2d(
+        self,
         x: Array,
         weight: Array,
         bias: Array | None,
@@ -85,8 +88,8 @@ class KernelSet(Protocol):
         """Cross-correlation of (N, C, H, W) with (O, C / groups, kH, kW): (N, O, P, Q)."""
         ...
 
-    @staticmethod
     def conv2d_grad_input(
+        self,
         grad_output: Array,
         weight: Array,
         input_shape: Shape,
@@ -98,8 +101,8 @@ class KernelSet(Protocol):
         """Gradient of the loss with respect to ``x``: (N, C, H, W)."""
         ...
 
-    @staticmethod
     def conv2d_grad_weight(
+        self,
         grad_output: Array,
         x: Array,
         kernel_size: Pair,
@@ -111,15 +114,14 @@ class KernelSet(Protocol):
         """Gradient with respect to the weight: (O, C / groups, kH, kW), C-contiguous."""
         ...
 
-    @staticmethod
-    def channel_sum(x: Array) -> Array:
+    def channel_sum(self, x: Array) -> Array:
         """Sum over every axis but axis 1: (N, C) or (N, C, H, W) to (C,). The bias gradient."""
         ...
 
     # ------------------------------------------------------------------ pooling
 
-    @staticmethod
     def max_pool2d(
+        self,
         x: Array,
         kernel_size: Pair,
         stride: Pair,
@@ -134,8 +136,8 @@ class KernelSet(Protocol):
         """
         ...
 
-    @staticmethod
     def max_pool2d_grad(
+        self,
         grad_output: Array,
         indices: npt.NDArray[np.int64],
         input_shape: Shape,
@@ -147,8 +149,8 @@ class KernelSet(Protocol):
         """Each input pixel gathers the gradients of the windows whose maximum it is."""
         ...
 
-    @staticmethod
     def avg_pool2d(
+        self,
         x: Array,
         kernel_size: Pair,
         stride: Pair,
@@ -160,8 +162,8 @@ class KernelSet(Protocol):
         """Mean over windows, torch's rules for the divisor: (N, C, P, Q)."""
         ...
 
-    @staticmethod
     def avg_pool2d_grad(
+        self,
         grad_output: Array,
         input_shape: Shape,
         kernel_size: Pair,
@@ -174,35 +176,31 @@ class KernelSet(Protocol):
         """Gradient of :func:`avg_pool2d` with respect to its input."""
         ...
 
-    @staticmethod
-    def adaptive_avg_pool2d(x: Array, output_size: Pair) -> Array:
+    def adaptive_avg_pool2d(self, x: Array, output_size: Pair) -> Array:
         """Mean over windows [floor(i * H / P), ceil((i + 1) * H / P)): (N, C, P, Q)."""
         ...
 
-    @staticmethod
-    def adaptive_avg_pool2d_grad(grad_output: Array, input_shape: Shape) -> Array:
+    def adaptive_avg_pool2d_grad(self, grad_output: Array, input_shape: Shape) -> Array:
         """Gradient of :func:`adaptive_avg_pool2d` with respect to its input."""
         ...
 
     # ------------------------------------------------------------------ batch norm
 
-    @staticmethod
-    def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
+    def batch_norm_statistics(self, x: Array) -> tuple[Array, Array]:
         """Mean and biased variance of each channel over (N, H, W): two (C,) arrays.
 
         Accurate where the mean is far from 0: not the difference of two large sums in float32.
         """
         ...
 
-    @staticmethod
     def batch_norm(
-        x: Array, mean: Array, invstd: Array, weight: Array | None, bias: Array | None
+        self, x: Array, mean: Array, invstd: Array, weight: Array | None, bias: Array | None
     ) -> Array:
         """(x - mean) * invstd * weight + bias, a channel at a time; for training and evaluation."""
         ...
 
-    @staticmethod
     def batch_norm_grad(
+        self,
         grad_output: Array,
         x: Array,
         mean: Array,
@@ -219,60 +217,50 @@ class KernelSet(Protocol):
 
     # ------------------------------------------------------------------ activations, linear, add
 
-    @staticmethod
-    def relu(x: Array) -> Array:
+    def relu(self, x: Array) -> Array:
         """max(x, 0); NaN stays NaN."""
         ...
 
-    @staticmethod
-    def relu_grad(grad_output: Array, y: Array) -> Array:
+    def relu_grad(self, grad_output: Array, y: Array) -> Array:
         """grad_output where the output ``y`` is not <= 0 (a NaN lets it pass, as torch), else 0."""
         ...
 
-    @staticmethod
-    def add(x: Array, y: Array) -> Array:
+    def add(self, x: Array, y: Array) -> Array:
         """Sum of two arrays of one shape: the residual connection."""
         ...
 
-    @staticmethod
-    def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """X @ weight.T + bias: (M, I), (O, I), (O,) to (M, O)."""
         ...
 
-    @staticmethod
-    def linear_grad_input(grad_output: Array, weight: Array) -> Array:
+    def linear_grad_input(self, grad_output: Array, weight: Array) -> Array:
         """(M, O), (O, I) to (M, I)."""
         ...
 
-    @staticmethod
-    def linear_grad_weight(grad_output: Array, x: Array) -> Array:
+    def linear_grad_weight(self, grad_output: Array, x: Array) -> Array:
         """(M, O), (M, I) to (O, I)."""
         ...
 
-    @staticmethod
-    def softmax(x: Array, axis: int) -> Array:
+    def softmax(self, x: Array, axis: int) -> Array:
         """exp(x - max) over its sum along ``axis``, any number of dimensions."""
         ...
 
-    @staticmethod
-    def softmax_grad(grad_output: Array, y: Array, axis: int) -> Array:
+    def softmax_grad(self, grad_output: Array, y: Array, axis: int) -> Array:
         """Gradient of softmax from its output ``y``."""
         ...
 
-    @staticmethod
-    def log_softmax(x: Array, axis: int) -> Array:
+    def log_softmax(self, x: Array, axis: int) -> Array:
         """X - max - log(sum(exp(x - max))) along ``axis``."""
         ...
 
-    @staticmethod
-    def log_softmax_grad(grad_output: Array, y: Array, axis: int) -> Array:
+    def log_softmax_grad(self, grad_output: Array, y: Array, axis: int) -> Array:
         """Gradient of log-softmax from its output ``y``."""
         ...
 
     # ------------------------------------------------------------------ loss
 
-    @staticmethod
     def cross_entropy(
+        self,
         x: Array,
         target: npt.NDArray[np.int64],
         weight: Array | None,
@@ -287,8 +275,8 @@ class KernelSet(Protocol):
         """
         ...
 
-    @staticmethod
     def cross_entropy_grad(
+        self,
         grad_output: Array,
         log_probabilities: Array,
         target: npt.NDArray[np.int64],
@@ -301,8 +289,8 @@ class KernelSet(Protocol):
 
     # ------------------------------------------------------------------ optimizer updates, in place
 
-    @staticmethod
     def sgd_update_(
+        self,
         parameter: Array,
         grad: Array,
         momentum_buffer: Array | None,
@@ -322,8 +310,8 @@ class KernelSet(Protocol):
         """
         ...
 
-    @staticmethod
     def adamw_update_(
+        self,
         parameter: Array,
         grad: Array,
         exp_avg: Array,

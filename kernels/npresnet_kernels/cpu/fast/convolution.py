@@ -1,0 +1,247 @@
+"""`Convolution`: forward, data gradient and weight gradient of one layer shape, float32 NHWC.
+
+The gradient with respect to the input of a stride-1 convolution is a stride-1 convolution with
+the filter turned by 180 degrees and its channels exchanged. With stride t, inputs fall into t x t
+classes by their position modulo t; each class is a stride-1 convolution of the output gradient
+with those taps that reach it.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from .algorithm import choose_algorithm
+from .memory import ALIGNMENT, aligned_empty
+from .norm import channel_sums
+from .problem import (
+    NO_EPILOGUE,
+    DirectProblem,
+    Epilogue,
+    Floats,
+    Grid,
+    Problem,
+    WeightView,
+    WinogradProblem,
+    ceil_div,
+)
+from .transforms import F2, F4
+from .weight_problem import DirectWeightProblem, WinogradWeightProblem
+
+FORMS = {"winograd4": F4, "winograd2": F2}
+
+
+class Convolution:
+    """One layer's convolution; knows its shape, but neither batch nor weights.
+
+    Parameters
+    ----------
+    channels_in, channels_out : int
+    kernel_size : int
+    stride, padding : int
+    height, width : int
+        Of the input.
+    algorithm : {"auto", "winograd4", "winograd2", "direct"}
+        "auto" chooses by the shape.
+
+    Attributes
+    ----------
+    algorithm : str
+        The one in use.
+    output_size : tuple of int
+        Height and width of the output.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        height: int,
+        width: int,
+        algorithm: str = "auto",
+    ) -> None:
+        self.channels_in, self.channels_out = channels_in, channels_out
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.input_size = (height, width)
+        self.output_size = (
+            (height + 2 * padding - kernel_size) // stride + 1,
+            (width + 2 * padding - kernel_size) // stride + 1,
+        )
+        if min(self.output_size) < 1:
+            raise ValueError(
+                f"kernel of {kernel_size} with padding {padding} is larger than the input "
+                f"({height} x {width})"
+            )
+        if algorithm == "auto":
+            algorithm = choose_algorithm(
+                channels_in, channels_out, kernel_size, stride, padding, height, width
+            )
+        if algorithm not in (*FORMS, "direct"):
+            raise ValueError(
+                f"algorithm {algorithm!r}: expected 'auto', 'direct', {', '.join(map(repr, FORMS))}"
+            )
+        if algorithm in FORMS and (kernel_size != 3 or stride != 1 or padding > 2):
+            raise ValueError(f"{algorithm} needs 3x3 kernels, stride 1 and padding 0, 1 or 2")
+        self.algorithm = algorithm
+        self._forward = self._forward_problem()
+        self._backward = self._backward_problems()
+        grid = Grid(self.output_size, (kernel_size, kernel_size), -padding, -padding, stride)
+        self._weight: DirectWeightProblem | WinogradWeightProblem
+        if self.algorithm in FORMS:
+            self._weight = WinogradWeightProblem(
+                channels_in, channels_out, self.input_size, self.output_size, padding
+            )
+        else:
+            self._weight = DirectWeightProblem(channels_in, channels_out, self.input_size, grid)
+
+    def _forward_problem(self) -> tuple[Problem, WeightView]:
+        """Return the problem of the forward pass and how it reads the weights."""
+        taps = self.kernel_size
+        view = WeightView(0, 4 * self.channels_in * taps**2, 4 * taps**2, 4 * taps, 4)
+        problem: Problem
+        if self.algorithm in FORMS:
+            problem = WinogradProblem(
+                FORMS[self.algorithm],
+                self.channels_in,
+                self.channels_out,
+                *self.input_size,
+                self.padding,
+            )
+        else:
+            grid = Grid(self.output_size, (taps, taps), -self.padding, -self.padding, self.stride)
+            problem = DirectProblem(
+                self.channels_in, self.channels_out, self.input_size, self.output_size, grid
+            )
+        return problem, view
+
+    def _backward_problems(self) -> list[tuple[Problem, WeightView]]:
+        """Return the problems that make up the data gradient, with their views of the weights."""
+        taps = self.kernel_size
+        lane_step, depth_step = 4 * taps**2, 4 * self.channels_in * taps**2
+        if self.algorithm in FORMS:
+            problem = WinogradProblem(
+                FORMS[self.algorithm],
+                self.channels_out,
+                self.channels_in,
+                *self.output_size,
+                taps - 1 - self.padding,
+            )
+            last = 4 * (taps**2 - 1)
+            return [(problem, WeightView(last, lane_step, depth_step, -4 * taps, -4))]
+        problems: list[tuple[Problem, WeightView]] = []
+        for row in range(self.stride):
+            for column in range(self.stride):
+                places, counts, firsts, lasts = [], [], [], []
+                for start, size in zip((row, column), self.input_size, strict=True):
+                    # taps that reach this class, read from the last to the first
+                    tap = (start + self.padding) % self.stride
+                    count = max(ceil_div(taps - tap, self.stride), 0)
+                    places.append(max(ceil_div(size - start, self.stride), 0))
+                    counts.append(count)
+                    firsts.append((start + self.padding - tap) // self.stride - (count - 1))
+                    lasts.append(tap + self.stride * (count - 1))
+                if min(counts) == 0:
+                    counts = [0, 0]
+                grid = Grid(
+                    (places[0], places[1]),
+                    (counts[0], counts[1]),
+                    firsts[0],
+                    firsts[1],
+                    1,
+                    row,
+                    column,
+                    self.stride,
+                )
+                view = WeightView(
+                    4 * (lasts[0] * taps + lasts[1]) if min(counts) else 0,
+                    lane_step,
+                    depth_step,
+                    -4 * taps * self.stride,
+                    -4 * self.stride,
+                )
+                if min(places) > 0:
+                    size_out = self.input_size
+                    direct = DirectProblem(
+                        self.channels_out, self.channels_in, self.output_size, size_out, grid
+                    )
+                    problems.append((direct, view))
+        return problems
+
+    def scratch_floats(self, threads: int, training: bool = False) -> int:
+        """Return the size of the scratch that `forward` needs, or all three with `training`."""
+        needs = [self._forward[0].scratch_floats(threads)]
+        if training:
+            needs += [problem.scratch_floats(threads) for problem, _ in self._backward]
+            needs.append(self._weight.scratch_floats(threads))
+        return max(needs)
+
+    def pack(self, weight: Floats, out: Floats | None = None) -> Floats:
+        """Return weights (K, C, R, S) as `forward` reads them; written into `out` if given."""
+        problem, view = self._forward
+        if out is None:
+            out = aligned_empty(problem.weight_floats)
+        problem.pack(weight, view, out)
+        return out
+
+    def pack_grad_input(self, weight: Floats, out: Floats | None = None) -> Floats:
+        """Return weights (K, C, R, S) as `grad_input` reads them; into `out` if given."""
+        sizes = [_aligned_floats(problem.weight_floats) for problem, _ in self._backward]
+        if out is None:
+            out = aligned_empty(sum(sizes))
+        start = 0
+        for (problem, view), size in zip(self._backward, sizes, strict=True):
+            if problem.weight_floats:
+                problem.pack(weight, view, out[start:])
+            start += size
+        return out
+
+    def forward(
+        self,
+        x: Floats,
+        packed: Floats,
+        y: Floats,
+        scratch: Floats,
+        bias: Floats | None = None,
+        residual: Floats | None = None,
+        relu: bool = False,
+        sums: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """Compute y = relu(conv(x) + bias + residual).
+
+        Parameters
+        ----------
+        x : ndarray (N, H, W, C)
+        packed : ndarray
+            From `pack`.
+        y : ndarray (N, P, Q, K)
+        scratch : ndarray
+            At least `scratch_floats(thread_count())`.
+        bias : ndarray (K,), optional
+        residual : ndarray (N, P, Q, K), optional
+        relu : bool
+        sums : ndarray (2, K) of float64, optional
+            Receives each channel's sum and sum of squares over y.
+        """
+        problem, _ = self._forward
+        problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu))
+        if sums is not None:
+            channel_sums(y, sums)
+
+    def grad_input(
+        self, grad_y: Floats, packed_grad: Floats, grad_x: Floats, scratch: Floats
+    ) -> None:
+        """Compute the gradient of x (N, H, W, C) from that of y (N, P, Q, K)."""
+        start = 0
+        for problem, _ in self._backward:
+            problem.run(grad_y, packed_grad[start:], grad_x, scratch, NO_EPILOGUE)
+            start += _aligned_floats(problem.weight_floats)
+
+    def grad_weight(self, x: Floats, grad_y: Floats, grad_weight: Floats, scratch: Floats) -> None:
+        """Compute the gradient of the weights (K, C, R, S) from x and that of y."""
+        self._weight.run(x, grad_y, grad_weight, scratch)
+
+
+def _aligned_floats(count: int) -> int:
+    """Return the next multiple of a cache line's floats."""
+    return ceil_div(count * 4, ALIGNMENT) * ALIGNMENT // 4

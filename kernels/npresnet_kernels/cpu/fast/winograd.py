@@ -1,0 +1,311 @@
+"""Fused Winograd convolution of 3x3 filters, stride 1, float32 NHWC.
+
+A block of tiles goes through three stages while it sits in L2: the input transform writes V, n^2
+small matrix products make M = V U a group of output channels at a time, the output transform adds
+bias and residual, clamps and writes y. Layouts, L lanes to a vector:
+
+    V (points, C / L, tiles, L)                what the microkernel reads as its left operand
+    U (points, K / 2L, C, 2L)                  weights, transformed and packed once
+    M (tiles, points, columns of the group, 2L)
+
+Two schedules give the same bits, as a tile's arithmetic knows nothing of its neighbours: on maps
+with many tiles a thread takes whole blocks; with few tiles and many channels all threads share V
+and each takes groups of output channels, so that the large U is read once.
+"""
+
+from .memory import copy_in, copy_out, zero_vectors
+from .microkernel import multiply_block
+from .parallel import FIRST, helper, kernel, next_item
+from .transforms import call_input, call_output
+from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
+
+(
+    X,
+    WEIGHT,
+    Y,
+    BIAS,
+    RESIDUAL,
+    HAS_RESIDUAL,
+    FLOOR,
+    SCRATCH,
+    THREAD_SCRATCH,
+    SHARED,
+    HEIGHT,
+    WIDTH,
+    CHANNELS,
+    OUT_HEIGHT,
+    OUT_WIDTH,
+    OUT_CHANNELS,
+    PADDING,
+    OUTPUTS,
+    SIZE,
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    TILES,
+    FIRST_TILE,
+    BLOCK,
+    GROUP,
+    INPUT_TRANSFORM,
+    OUTPUT_TRANSFORM,
+    GEMM,
+) = range(FIRST, FIRST + 28)
+
+PATCH_VECTORS = 4
+"""Vectors of channels that a padded copy of an edge tile holds at a time."""
+
+
+@helper
+def point_step(channels: int, tiles: int) -> int:
+    """Return the bytes from one point of V to the next.
+
+    Odd in vectors, so that a tile's points don't all fall into one set of the cache.
+    """
+    vectors = (channels + LANES - 1) // LANES * tiles
+    return (vectors | 1) * VECTOR_BYTES
+
+
+@helper
+def transform_patch(
+    transform: int,
+    array: int,
+    height: int,
+    width: int,
+    channels: int,
+    image: int,
+    top: int,
+    left: int,
+    size: int,
+    target: int,
+    between_points: int,
+    between_vectors: int,
+    patch: int,
+) -> None:
+    """Transform the `size` x `size` pixels of an image from (top, left) on, 0 outside of it.
+
+    Vector v of point i goes to target + i * between_points + v * between_vectors; `patch` is
+    scratch.
+    """
+    pixel = 4 * channels
+    source = array + ((image * height + top) * width + left) * pixel
+    inside = top >= 0 and left >= 0 and top + size <= height and left + size <= width
+    done = 0
+    if inside:
+        done = channels // LANES
+        call_input(
+            transform, source, width * pixel, pixel, target, between_points, done, between_vectors
+        )
+    # edge tiles, and the channels that don't fill a vector, go through a padded copy
+    start = done * LANES
+    while start < channels:
+        count = min(PATCH_VECTORS * LANES, channels - start)
+        vectors = (count + LANES - 1) // LANES
+        step = vectors * VECTOR_BYTES
+        for i in range(size):
+            for j in range(size):
+                place = patch + (i * size + j) * step
+                if 0 <= top + i < height and 0 <= left + j < width:
+                    copy_in(source + (i * width + j) * pixel + 4 * start, place, count)
+                else:
+                    zero_vectors(place, vectors)
+        call_input(
+            transform,
+            patch,
+            size * step,
+            step,
+            target + start // LANES * between_vectors,
+            between_points,
+            vectors,
+            between_vectors,
+        )
+        start += count
+
+
+@helper
+def transform_tile(table: int, tile: int, target: int, tiles: int, patch: int) -> None:
+    """Write V of one tile, `target` its column in a V of `tiles` tiles; `patch` is scratch."""
+    channels = load_int(table, CHANNELS)
+    outputs = load_int(table, OUTPUTS)
+    across = load_int(table, TILE_WIDTH)
+    down = load_int(table, TILE_HEIGHT)
+    padding = load_int(table, PADDING)
+    transform_patch(
+        load_int(table, INPUT_TRANSFORM),
+        load_int(table, X),
+        load_int(table, HEIGHT),
+        load_int(table, WIDTH),
+        channels,
+        tile // (across * down),
+        tile // across % down * outputs - padding,
+        tile % across * outputs - padding,
+        load_int(table, SIZE),
+        target,
+        point_step(channels, tiles),
+        tiles * VECTOR_BYTES,
+        patch,
+    )
+
+
+@helper
+def finish_tile(table: int, tile: int, points: int, column: int, columns: int, patch: int) -> None:
+    """Write y for one tile and `columns` column tiles of channels from `column` on.
+
+    `points` is the tile's M for those channels.
+    """
+    out_height = load_int(table, OUT_HEIGHT)
+    out_width = load_int(table, OUT_WIDTH)
+    out_channels = load_int(table, OUT_CHANNELS)
+    outputs = load_int(table, OUTPUTS)
+    across = load_int(table, TILE_WIDTH)
+    down = load_int(table, TILE_HEIGHT)
+    has_residual = load_int(table, HAS_RESIDUAL)
+    image = tile // (across * down)
+    top = tile // across % down * outputs
+    left = tile % across * outputs
+    first = column * TILE_COLUMNS
+    pixel = 4 * out_channels
+    place = ((image * out_height + top) * out_width + left) * pixel + 4 * first
+    target = load_int(table, Y) + place
+    residual = load_int(table, RESIDUAL) + has_residual * place
+    vectors = columns * 2
+    step = vectors * VECTOR_BYTES
+    count = min(columns * TILE_COLUMNS, out_channels - first)
+    rows = min(outputs, out_height - top)
+    row_length = min(outputs, out_width - left)
+    whole = rows == outputs and row_length == outputs and count == vectors * LANES
+
+    y, y_row, y_pixel = target, out_width * pixel, pixel
+    r, r_row, r_pixel = residual, has_residual * y_row, has_residual * y_pixel
+    if not whole:
+        # what hangs over the edge is made in scratch, and only what exists is copied
+        y, y_row, y_pixel = patch, outputs * step, step
+        if has_residual:
+            r = patch + outputs * outputs * step
+            r_row, r_pixel = y_row, y_pixel
+            for i in range(rows):
+                for j in range(row_length):
+                    source = residual + (i * out_width + j) * pixel
+                    copy_in(source, r + (i * outputs + j) * step, count)
+    call_output(
+        load_int(table, OUTPUT_TRANSFORM),
+        points,
+        step,
+        load_int(table, BIAS) + 4 * first,
+        load_int(table, FLOOR),
+        r,
+        r_row,
+        r_pixel,
+        has_residual * VECTOR_BYTES,
+        y,
+        y_row,
+        y_pixel,
+        vectors,
+    )
+    if not whole:
+        for i in range(rows):
+            for j in range(row_length):
+                source = patch + (i * outputs + j) * step
+                copy_out(source, target + (i * out_width + j) * pixel, count)
+
+
+@helper
+def multiply_tiles(
+    table: int, first: int, tiles: int, stored: int, v: int, group: int, products: int, patch: int
+) -> None:
+    """Make M and y of `tiles` tiles from `first` on, for group number `group` of channels.
+
+    `v` is their V, in an array of `stored` tiles; `products` is room for M.
+    """
+    channels = load_int(table, CHANNELS)
+    points = load_int(table, SIZE) * load_int(table, SIZE)
+    all_columns = (load_int(table, OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
+    column = group * load_int(table, GROUP)
+    columns = min(load_int(table, GROUP), all_columns - column)
+    depth = (channels + 3) // 4 * 4
+    weight_step = depth * TILE_COLUMNS * 4
+    product_step = columns * TILE_COLUMNS * 4
+    weights = load_int(table, WEIGHT) + column * weight_step
+    for point in range(points):
+        following = weights + (point + 1) * all_columns * weight_step
+        if point + 1 == points:
+            following = weights + columns * weight_step
+        multiply_block(
+            load_int(table, GEMM),
+            v + point * point_step(channels, stored),
+            stored * VECTOR_BYTES,
+            weights + point * all_columns * weight_step,
+            weight_step,
+            products + point * product_step,
+            points * product_step,
+            TILE_COLUMNS * 4,
+            tiles,
+            depth,
+            columns,
+            following,
+            0,
+        )
+    for tile in range(tiles):
+        finish_tile(
+            table, first + tile, products + tile * points * product_step, column, columns, patch
+        )
+
+
+@helper
+def thread_areas(table: int, thread: int, v_bytes: int) -> tuple[int, int, int]:
+    """Return where a thread's V, patch and M begin."""
+    size = load_int(table, SIZE)
+    own = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    outputs = load_int(table, OUTPUTS)
+    group = load_int(table, GROUP)
+    vectors = max(size * size * PATCH_VECTORS, 2 * outputs * outputs * group * 2)
+    return own, own + v_bytes, own + v_bytes + vectors * VECTOR_BYTES
+
+
+@helper
+def group_count(table: int) -> int:
+    """Return how many groups the output channels make."""
+    all_columns = (load_int(table, OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
+    group = load_int(table, GROUP)
+    return (all_columns + group - 1) // group
+
+
+@kernel
+def winograd_blocks(table: int, thread: int, threads: int) -> None:
+    """All three stages of a block of tiles: an item is a block."""
+    block = load_int(table, BLOCK)
+    points = load_int(table, SIZE) * load_int(table, SIZE)
+    v_bytes = points * point_step(load_int(table, CHANNELS), block)
+    v, patch, products = thread_areas(table, thread, v_bytes)
+    item = next_item(table)
+    while item >= 0:
+        first = item * block
+        tiles = min(block, load_int(table, TILES) - first)
+        for tile in range(tiles):
+            transform_tile(table, first + tile, v + tile * VECTOR_BYTES, block, patch)
+        for group in range(group_count(table)):
+            multiply_tiles(table, first, tiles, block, v, group, products, patch)
+        item = next_item(table)
+
+
+@kernel
+def winograd_inputs(table: int, thread: int, threads: int) -> None:
+    """The input transform alone, into a V that all threads share: an item is a tile."""
+    block = load_int(table, BLOCK)
+    _, patch, _ = thread_areas(table, thread, 0)
+    item = next_item(table)
+    while item >= 0:
+        tile = load_int(table, FIRST_TILE) + item
+        transform_tile(table, tile, load_int(table, SHARED) + item * VECTOR_BYTES, block, patch)
+        item = next_item(table)
+
+
+@kernel
+def winograd_groups(table: int, thread: int, threads: int) -> None:
+    """Products and output transform from the shared V: an item is a group of channels."""
+    block = load_int(table, BLOCK)
+    first = load_int(table, FIRST_TILE)
+    _, patch, products = thread_areas(table, thread, 0)
+    tiles = min(block, load_int(table, TILES) - first)
+    item = next_item(table)
+    while item >= 0:
+        multiply_tiles(table, first, tiles, block, load_int(table, SHARED), item, products, patch)
+        item = next_item(table)

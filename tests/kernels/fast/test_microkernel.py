@@ -1,0 +1,109 @@
+"""The register tiles: every height, both layouts, no spills; Winograd's matrices; vector widths."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from npresnet_kernels.cpu.fast.matrices import winograd_matrices
+from npresnet_kernels.cpu.fast.microkernel import gemm_blocked, gemm_strided
+from npresnet_kernels.cpu.fast.vector import LANES, TILE_COLUMNS, TILE_ROWS
+
+FUNCTION = {"blocked": gemm_blocked, "strided": gemm_strided}
+
+
+def call(kernel, *arguments):
+    """Call a kernel through ctypes."""
+    assert kernel.address  # compiles
+    kernel._compiled.ctypes(*(int(argument) for argument in arguments))
+
+
+@pytest.mark.parametrize("layout", ["blocked", "strided"])
+@pytest.mark.parametrize("depth", [0, 4, 20, 64])
+def test_products(layout, depth):
+    rng = np.random.default_rng(0)
+    b = rng.standard_normal((depth, TILE_COLUMNS)).astype(np.float32)
+    blocks = -(-depth // LANES)
+    for rows in range(1, TILE_ROWS + 1):
+        left = rng.standard_normal((rows, depth)).astype(np.float32)
+        c = np.full((rows, TILE_COLUMNS), np.nan, dtype=np.float32)
+        if layout == "blocked":
+            padded = np.zeros((rows, blocks * LANES), dtype=np.float32)
+            padded[:, :depth] = left
+            a = np.ascontiguousarray(padded.reshape(rows, blocks, LANES).transpose(1, 0, 2))
+            a_stride = rows * LANES * 4
+        else:
+            a = np.ascontiguousarray(left.T)
+            a_stride = rows * 4
+        for accumulate in (0, 1):
+            call(
+                FUNCTION[layout],
+                rows,
+                a.ctypes.data,
+                a_stride,
+                b.ctypes.data,
+                TILE_COLUMNS * 4,
+                c.ctypes.data,
+                TILE_COLUMNS * 4,
+                depth,
+                0,
+                accumulate,
+            )
+            truth = (1 + accumulate) * (left.astype(np.float64) @ b)
+            np.testing.assert_allclose(c, truth, atol=1e-4)
+
+
+@pytest.mark.skipif(LANES != 16, reason="reads AVX-512 assembly")
+@pytest.mark.parametrize("layout", ["blocked", "strided"])
+def test_no_spills(layout):
+    kernel = FUNCTION[layout]
+    assert kernel.address  # compiles
+    if kernel._compiled.cache_hits:
+        pytest.skip("loaded from the cache: no assembly")
+    assembly = kernel._compiled._library.get_asm_str()
+    stack = [line for line in assembly.splitlines() if "zmm" in line and "(%rsp" in line]
+    assert not stack
+    assert assembly.count("vfmadd") > 28
+
+
+@pytest.mark.parametrize(("outputs", "taps"), [(4, 3), (2, 3), (3, 4), (3, 2)])
+def test_winograd_matrices(outputs, taps):
+    output, weight, data = winograd_matrices(outputs, taps)
+    rng = np.random.default_rng(0)
+    d = rng.standard_normal((outputs + taps - 1,) * 2)
+    g = rng.standard_normal((taps, taps))
+    y = output @ ((weight @ g @ weight.T) * (data @ d @ data.T)) @ output.T
+    windows = np.lib.stride_tricks.sliding_window_view(d, (taps, taps))
+    np.testing.assert_allclose(y, np.einsum("ijrs,rs->ij", windows, g), atol=1e-12)
+
+
+@pytest.mark.parametrize("vector", ["avx2", "neon"])
+def test_other_vector_widths(vector, tmp_path):
+    """The narrower units' code is right, on whatever host runs it."""
+    program = (
+        "import numpy as np, sys\n"
+        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "from test_convolution import *\n"
+        "for shape, algorithm in (((2, 17, 33, 3, 1, 1, 9, 7), 'winograd4'),"
+        " ((1, 5, 9, 3, 2, 1, 9, 7), 'direct')):\n"
+        "    test_forward(shape, algorithm)\n"
+        "    test_gradients(shape, algorithm)\n"
+    )
+    environment = {**os.environ, "NPRESNET_VECTOR": vector, "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+def test_unknown_vector_unit_is_named():
+    environment = {**os.environ, "NPRESNET_VECTOR": "mmx"}
+    program = "import npresnet_kernels.cpu.fast.vector"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "expected one of avx512" in run.stderr

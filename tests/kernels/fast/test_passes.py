@@ -1,0 +1,147 @@
+"""Pools, batch norm and updates against NumPy in float64."""
+
+import numba
+import numpy as np
+import pytest
+
+from npresnet_kernels.cpu.fast.norm import (
+    batch_norm_backward,
+    batch_norm_forward,
+    channel_sums,
+    statistics,
+)
+from npresnet_kernels.cpu.fast.pool import (
+    average_pool_backward,
+    average_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+)
+from npresnet_kernels.cpu.fast.update import sgd_update
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def pooled(x, size, stride, padding):
+    """Return the windows' maxima and winners (first, NaN wins), and a gradient function."""
+    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(x, around, constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+    windows = windows[:, ::stride, ::stride].reshape(*windows[:, ::stride, ::stride].shape[:4], -1)
+    winners = np.argmax(np.where(np.isnan(windows), np.inf, windows), axis=-1)
+    return np.take_along_axis(windows, winners[..., None], -1)[..., 0], winners
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((2, 9, 8, 17), (3, 2, 1)),
+        ((2, 7, 7, 64), (3, 2, 1)),
+        ((1, 5, 5, 3), (2, 2, 0)),
+        ((1, 6, 9, 16), (3, 1, 1)),
+    ],
+)
+def test_max_pool(shape, window):
+    x = np.round(draw(*shape) * 2) / 2  # full of ties
+    x[0, 2, 2, 0] = np.nan
+    y_true, winners_true = pooled(x, *window)
+    y, y_only = np.empty_like(y_true), np.empty_like(y_true)
+    winners = np.empty(y.shape, dtype=np.uint8)
+    max_pool_forward(x, y, winners, *window)
+    max_pool_forward(x, y_only, None, *window)
+    np.testing.assert_array_equal(y, y_true)
+    np.testing.assert_array_equal(y_only, y_true)
+    np.testing.assert_array_equal(winners, winners_true)
+
+    size, stride, padding = window
+    grad_y = draw(*y.shape, seed=1)
+    grad_x = np.full_like(x, np.nan)
+    max_pool_backward(grad_y, winners, grad_x, *window)
+    truth = np.zeros(shape)
+    for n, p, q, c in np.ndindex(*y.shape):
+        r, s = divmod(int(winners[n, p, q, c]), size)
+        truth[n, p * stride - padding + r, q * stride - padding + s, c] += grad_y[n, p, q, c]
+    np.testing.assert_allclose(grad_x, truth, atol=1e-6)
+
+
+def test_average_pool():
+    x, grad = draw(2, 7, 5, 17), draw(2, 17, seed=1)
+    y, grad_x = np.empty((2, 17), dtype=np.float32), np.empty_like(x)
+    average_pool_forward(x, y)
+    np.testing.assert_allclose(y, x.astype(np.float64).mean((1, 2)), atol=1e-6)
+    average_pool_backward(grad, grad_x)
+    np.testing.assert_allclose(
+        grad_x, np.broadcast_to(grad[:, None, None] / 35, x.shape), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("channels", [3, 17, 64])
+@pytest.mark.parametrize(("relu", "residual"), [(True, True), (True, False), (False, False)])
+def test_batch_norm(channels, relu, residual):
+    shape = (3, 9, 7, channels)
+    x = draw(*shape) * 2 + 30
+    other = draw(*shape, seed=1) if residual else None
+    grad_y = draw(*shape, seed=2)
+    gamma, beta = draw(channels, seed=3), draw(channels, seed=4)
+    count = x.size // channels
+    mean, variance = statistics(channel_sums(x), count)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(variance, wide.var((0, 1, 2)), rtol=1e-9)
+
+    normal = (wide - mean) / np.sqrt(variance + 1e-5)
+    truth = normal * gamma + beta + (0 if other is None else other)
+    truth = np.maximum(truth, 0) if relu else truth
+    y = np.empty_like(x)
+    batch_norm_forward(x, mean, variance, gamma, beta, y, other, relu)
+    np.testing.assert_allclose(y, truth, atol=3e-6)
+
+    gated = np.where(y > 0, grad_y, 0).astype(np.float64) if relu else grad_y.astype(np.float64)
+    grad_gamma_true, grad_beta_true = (gated * normal).sum((0, 1, 2)), gated.sum((0, 1, 2))
+    slope = gamma / np.sqrt(variance + 1e-5)
+    grad_true = slope * (gated - (grad_beta_true + normal * grad_gamma_true) / count)
+    grad_x = np.empty_like(x)
+    grad_residual = np.empty_like(x) if residual else None
+    grads = batch_norm_backward(
+        grad_y, y if relu else None, x, mean, variance, gamma, grad_x, grad_residual
+    )
+    np.testing.assert_allclose(grad_x, grad_true, atol=3e-6)
+    np.testing.assert_allclose(grads[0], grad_gamma_true, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(grads[1], grad_beta_true, rtol=1e-5, atol=1e-5)
+    if grad_residual is not None:
+        np.testing.assert_array_equal(grad_residual, gated.astype(np.float32))
+
+
+def test_sums_have_the_same_bits_on_any_threads():
+    x = draw(4, 40, 40, 64)
+    before = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        one = channel_sums(x)
+    finally:
+        numba.set_num_threads(before)
+    np.testing.assert_array_equal(channel_sums(x), one)
+
+
+def test_nan_travels_through_norm():
+    x = draw(1, 4, 4, 17)
+    x[0, 1, 1, 3] = np.nan
+    y = np.empty_like(x)
+    zeros, ones = np.zeros(17, dtype=np.float32), np.ones(17, dtype=np.float32)
+    batch_norm_forward(x, zeros, ones, ones, zeros, y, relu=True)
+    assert np.isnan(y[0, 1, 1, 3])
+    assert np.isnan(y).sum() == 1
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd(nesterov):
+    parameter, gradient = draw(1003), draw(1003, seed=1)
+    buffer = np.zeros_like(parameter)
+    truth, velocity = parameter.astype(np.float64), np.zeros(1003)
+    for _ in range(3):
+        sgd_update(parameter, gradient, buffer, 0.1, 0.9, 1e-2, nesterov)
+        slope = gradient + 1e-2 * truth
+        velocity = 0.9 * velocity + slope
+        truth = truth - 0.1 * (slope + 0.9 * velocity if nesterov else velocity)
+    np.testing.assert_allclose(parameter, truth, atol=1e-6)
