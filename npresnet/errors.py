@@ -17,6 +17,7 @@ __all__ = [
     "NpresnetError",
     "RangeError",
     "ShapeError",
+    "TrainingError",
     "WeightsError",
     "WriteError",
 ]
@@ -67,3 +68,7 @@ class ModuleError(NpresnetError, RuntimeError):
 
 class GraphError(NpresnetError, RuntimeError):
     """Backward was asked of a tape that isn't there, or was already walked and freed."""
+
+
+class TrainingError(NpresnetError, ArithmeticError):
+    """Training can't go on: the loss is no longer a finite number. What was saved is whole."""

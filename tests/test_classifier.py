@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,8 +21,15 @@ from npresnet.errors import (
     WeightsError,
 )
 from npresnet.weights import load_metadata, save_file
+from tests.tiny import Tiny, registered
 
-SETTINGS = {"model": "resnet18", "epochs": 2, "batch_size": 16, "lr": 0.01, "seed": 5}
+SETTINGS = {"model": "tiny", "epochs": 6, "batch_size": 16, "lr": 0.05, "seed": 5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny():
+    with registered():
+        yield
 
 
 def make_images(count, rng):
@@ -68,7 +78,7 @@ def test_constructor_only_keeps_its_arguments():
 def test_fit_and_predict(fitted, data):
     images, labels = data
     np.testing.assert_array_equal(fitted.classes_, ["dark", "light"])
-    assert len(fitted.history_) == 2
+    assert len(fitted.history_) == 6
     shares = fitted.predict_proba(images)
     assert shares.shape == (48, 2)
     assert shares.dtype == np.float32
@@ -135,28 +145,28 @@ def test_save_and_load(fitted, data, tmp_path):
     fitted.save(path)
     assert load_metadata(path)["format"] == "pt"
     expected = fitted.predict_proba(data[0])
-    loaded = nr.Classifier.load(path)
-    assert loaded.model == "resnet18"
+    loaded = nr.Classifier.load(path, batch_size=16)
+    assert loaded.model == "tiny"
     np.testing.assert_array_equal(loaded.predict_proba(data[0]), expected)
     np.testing.assert_array_equal(loaded.classes_, fitted.classes_)
     assert loaded.predict(data[0]).dtype == fitted.predict(data[0]).dtype
-    lazy = nr.Classifier("resnet18", weights=path)
+    lazy = nr.Classifier("tiny", weights=path, batch_size=16)
     np.testing.assert_array_equal(lazy.predict_proba(data[0]), expected)
-    lazy = nr.Classifier(weights=path)  # the file knows what it holds
+    lazy = nr.Classifier(weights=path, batch_size=16)  # the file knows what it holds
     np.testing.assert_array_equal(lazy.predict_proba(data[0]), expected)
 
 
 def test_plain_weights(tmp_path):
     path = tmp_path / "plain.safetensors"
-    save_file(nr.resnet18(num_classes=3, in_chans=1, small_input=True).state_dict(), path)
-    clf = nr.Classifier("resnet18", weights=path)
+    save_file(Tiny(num_classes=3, in_chans=1, small_input=True).state_dict(), path)
+    clf = nr.Classifier("tiny", weights=path)
     assert clf.predict(np.zeros((2, 9, 9), np.uint8)).dtype.kind == "i"
     np.testing.assert_array_equal(clf.classes_, [0, 1, 2])
-    with pytest.raises(WeightsError, match="missing"):
-        nr.Classifier("resnet34", weights=path).predict(np.zeros((2, 9, 9), np.uint8))
+    with pytest.raises(WeightsError, match=r"plain\.safetensors': .* missing keys"):
+        nr.Classifier("resnet18", weights=path).predict(np.zeros((2, 9, 9), np.uint8))
     with pytest.raises(WeightsError, match="architecture"):
         nr.Classifier.load(path)
-    assert len(nr.Classifier.load(path, model="resnet18").classes_) == 3
+    assert len(nr.Classifier.load(path, model="tiny").classes_) == 3
 
 
 def test_fine_tuning(fitted, data, tmp_path):
@@ -170,10 +180,8 @@ def test_fine_tuning(fitted, data, tmp_path):
     numbers = np.arange(len(data[1])) % 3
     other = nr.Classifier(**frozen).fit(data[0], numbers)
     np.testing.assert_array_equal(other.classes_, [0, 1, 2])
-    assert other.model_.fc.weight.shape == (3, 512)
-    np.testing.assert_array_equal(
-        other.model_.layer3[0].conv1.weight.data, fitted.model_.layer3[0].conv1.weight.data
-    )
+    assert other.model_.fc.weight.shape == (3, 16)
+    np.testing.assert_array_equal(other.model_.conv2.weight.data, fitted.model_.conv2.weight.data)
 
 
 def test_validation_keeps_the_best_epoch(data):
@@ -198,7 +206,7 @@ def test_validation_keeps_the_best_epoch(data):
 def test_labels_of_any_kind(labels, classes, tmp_path):
     images = np.zeros((2, 8, 8), np.uint8)
     images[0] = 255
-    clf = nr.Classifier("resnet18", epochs=1, lr=0.0, augment="none", batch_size=2)
+    clf = nr.Classifier("tiny", epochs=1, lr=0.0, augment="none", batch_size=2)
     clf.fit(images, labels)
     assert list(clf.classes_) == classes
     assert clf.predict(images)[0] in classes
@@ -271,7 +279,7 @@ def test_an_image_file_that_is_none(fitted, tmp_path):
 )
 def test_labels_that_are_none(labels, error, message):
     with pytest.raises(error, match=message):
-        nr.Classifier("resnet18").fit(np.zeros((3, 8, 8), np.uint8), labels)
+        nr.Classifier("tiny").fit(np.zeros((3, 8, 8), np.uint8), labels)
 
 
 @pytest.mark.parametrize(
@@ -285,24 +293,48 @@ def test_labels_that_are_none(labels, error, message):
         {"seed": "x"},
         {"image_size": 0},
         {"image_size": 100_000},
+        {"image_size": "large"},
         {"augment": "cutmix"},
         {"lr": -0.1},
     ],
 )
 def test_parameters_out_of_range(data, params):
     with pytest.raises(RangeError):
-        nr.Classifier(**{"model": "resnet18", **params}).fit(*data)
+        nr.Classifier(**{"model": "tiny", **params}).fit(*data)
 
 
 def test_unknown_labels(fitted, data):
     images, _ = data
     assert fitted.score(images[:2], ["green", "blue"]) == 0
+    with pytest.raises(DtypeError, match=r"like 7 \(int\) are compared with .* like 'dark' \(str"):
+        fitted.score(images[:2], [7, 8])
     with pytest.raises(DataError, match="'green' is none of the 2 classes"):
         fitted.evaluate(images[:2], ["green", "dark"])
     with pytest.raises(DataError, match="at least one image"):
         fitted.score([], [])
     with pytest.raises(DataError, match="each of 2 images"):
         fitted.score(images[:2], ["dark"])
+
+
+def test_numbers_of_numpy(data):
+    """They come from parameter grids."""
+    params = {"epochs": np.int64(1), "lr": np.float32(0.01), "seed": np.int32(3)}
+    clf = nr.Classifier("tiny", **params, validation=np.float64(0.25)).fit(*data)
+    assert len(clf.history_) == 1
+    assert clf.get_params()["epochs"] is params["epochs"]
+
+
+def test_copies(fitted, data):
+    expected = fitted.predict_proba(data[0])
+    for twin in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
+        np.testing.assert_array_equal(twin.predict_proba(data[0]), expected)
+
+
+def test_prediction_from_several_threads(fitted, data):
+    expected = fitted.predict_proba(data[0])
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(fitted.predict_proba, [data[0]] * 8):
+            np.testing.assert_array_equal(result, expected)
 
 
 def test_backend_of_its_own(data):

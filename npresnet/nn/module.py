@@ -389,6 +389,8 @@ class Module:
         for key, array in own.items():
             if key in given:
                 array[...] = for_arrays([array]).asarray(given[key])
+        for tensor in (*self.parameters(), *self.buffers()):
+            tensor._version += 1
         return incompatible
 
     # ------------------------------------------------------------------ looks

@@ -143,6 +143,7 @@ class Optimizer:
             for param in group["params"]:
                 if param.grad is not None:
                     self.update(param, param.grad, self.state[param], group)
+                    param._version += 1
         self.has_stepped = True
         return loss
 

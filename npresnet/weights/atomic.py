@@ -50,13 +50,14 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         mode = _existing_mode(target)
         aside = _create_beside(target)
+        if mode is None:  # kept apart: a library that makes the file anew may make it private
+            mode = stat.S_IMODE(aside.stat().st_mode)
     except OSError as error:
         raise _explain(path, error) from error
     try:
         yield aside
         _flush(aside, os.O_RDWR)
-        if mode is not None:
-            os.chmod(aside, mode)
+        os.chmod(aside, mode)
         os.replace(aside, target)
     except BaseException as error:
         with contextlib.suppress(OSError):

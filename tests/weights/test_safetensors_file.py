@@ -272,3 +272,11 @@ def test_a_failing_write_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_missing_folder(tmp_path):
     with pytest.raises(WriteError, match=r"there is no folder .*runs.*: make it first"):
         save_file({"a": np.ones(1)}, tmp_path / "runs" / "best.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX's")
+def test_a_new_file_has_the_usual_permissions(tmp_path):
+    """The library's own files can be read by their owner only."""
+    (tmp_path / "other").touch()
+    save_file({"x": np.zeros(1)}, tmp_path / "new.safetensors")
+    assert (tmp_path / "new.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -1,0 +1,571 @@
+"""Classifier: fit, predict and score on images, as scikit-learn users expect.
+
+scikit-learn itself isn't needed. The constructor only keeps its arguments; what is learned has
+names that end in an underscore.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from npresnet.backend import use_backend
+from npresnet.data import DataLoader, Dataset, Subset, read_image, to_image
+from npresnet.errors import (
+    DataError,
+    DtypeError,
+    ModuleError,
+    RangeError,
+    ShapeError,
+    WeightsError,
+)
+from npresnet.nn import Module
+from npresnet.random import seeded
+from npresnet.training.checkpoint import ModelSettings, load_model, save_model
+from npresnet.training.datasets import hold_out
+from npresnet.training.evaluate import Evaluation, evaluate, predict_batches, probabilities
+from npresnet.training.finetune import start_from
+from npresnet.training.loop import (
+    EpochMetrics,
+    fit_epochs,
+    make_optimizer,
+    smoothed_cross_entropy,
+)
+from npresnet.training.preprocessing import Preprocessing
+from npresnet.training.recipes import RECIPES, SMALL_SIDE, Recipe
+
+__all__ = ["Classifier"]
+
+Images: TypeAlias = Any  # paths, PIL images or uint8 arrays in a sequence, or one array of them
+
+Self = TypeVar("Self", bound="Classifier")
+
+_RECIPE_PARAMETERS = (
+    "model",
+    "epochs",
+    "batch_size",
+    "lr",
+    "weight_decay",
+    "label_smoothing",
+    "optimizer",
+    "schedule",
+    "augment",
+    "small_input",
+)
+_LOOKED_AT = 64  # images whose sizes decide how a new model sees them
+
+
+class Classifier:
+    """A residual network for images, with its preprocessing.
+
+    Images come as a list of paths, of Pillow's images or of uint8 arrays (H, W) or (H, W, C); or as
+    one uint8 array (N, H, W) or (N, H, W, C). Labels are any values that can be sorted: names or
+    numbers.
+
+    Parameters
+    ----------
+    model : str
+        ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` or ``"resnet152"``.
+    weights : path, optional
+        A weight file. It classifies as it is; `fit` begins with it, under a new head where the
+        classes differ.
+    epochs, batch_size, lr, weight_decay, label_smoothing, optimizer, schedule, augment : optional
+        Settings of the training, see `npresnet.training.Recipe`; None leaves the default for small
+        images or for photographs.
+    image_size : int, optional
+        Side of the network's input. None: images of up to 64 pixels are taken as large as they
+        are, others are scaled to 256 and cut to 224.
+    small_input : bool, optional
+        Whether to use the stem for small images; None: for inputs of up to 64 pixels.
+    validation : float
+        Share of each class that is held out in `fit`, 0 to 0.9; then the weights of the epoch that
+        did best on it are kept. With 0 those of the last epoch are kept.
+    seed : int or None
+        Of initial weights, order and augmentation; None draws a new one at each fit.
+    backend : str, optional
+        Where to compute; None: the backend in force.
+    workers : int
+        Threads that load images ahead.
+    verbose : bool
+        Whether `fit` prints a line an epoch, with a progress bar in a terminal.
+
+    Attributes
+    ----------
+    classes_ : array (classes,)
+        The labels, sorted.
+    model_ : Module
+        The network, in evaluation mode.
+    settings_ : ModelSettings
+        What is saved beside the weights.
+    history_ : list of EpochMetrics
+        One for each epoch of the last fit.
+
+    Examples
+    --------
+    >>> import npresnet as nr
+    >>> images, digits = nr.data.load_digits("train")
+    >>> clf = nr.Classifier("resnet18", epochs=5).fit(images, digits)  # doctest: +SKIP
+    >>> clf.predict(nr.data.load_digits("test")[0][:3])  # doctest: +SKIP
+    array([0, 0, 0])
+    """
+
+    _estimator_type: ClassVar[str] = "classifier"
+
+    classes_: npt.NDArray[Any]
+    model_: Module
+    settings_: ModelSettings
+    history_: list[EpochMetrics]
+
+    def __init__(
+        self,
+        model: str = "resnet34",
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        label_smoothing: float | None = None,
+        optimizer: str | None = None,
+        schedule: str | None = None,
+        augment: str | None = None,
+        image_size: int | None = None,
+        small_input: bool | None = None,
+        validation: float = 0.0,
+        seed: int | None = 0,
+        backend: str | None = None,
+        workers: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.augment = augment
+        self.image_size = image_size
+        self.small_input = small_input
+        self.validation = validation
+        self.seed = seed
+        self.backend = backend
+        self.workers = workers
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------ parameters
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        parameters = inspect.signature(cls.__init__).parameters
+        return {name: p.default for name, p in parameters.items() if name != "self"}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments; `deep` makes no difference."""
+        return {name: getattr(self, name) for name in self._defaults()}
+
+    def set_params(self: Self, **params: Any) -> Self:
+        """Change arguments of the constructor; what was learned stays until the next fit.
+
+        Raises
+        ------
+        RangeError
+            There is no such argument.
+        """
+        known = self._defaults()
+        for name in params:
+            if name not in known:
+                raise RangeError(
+                    f"{type(self).__name__} has no parameter {name!r}: it has {', '.join(known)}"
+                )
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in self._defaults().items()
+            if getattr(self, name) is not default and getattr(self, name) != default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    # ------------------------------------------------------------------ learning
+
+    def fit(self: Self, images: Images, labels: Iterable[Any]) -> Self:
+        """Train on labelled images, from the beginning or from `weights`.
+
+        Parameters
+        ----------
+        images : sequence of images, or array
+            See the class.
+        labels : sequence
+            As many labels, of two or more different values.
+
+        Returns
+        -------
+        Classifier
+            Itself.
+
+        Raises
+        ------
+        DataError, ShapeError, DtypeError
+            The images or labels aren't what they should be, or their numbers differ.
+        RangeError, WeightsError, BackendError
+            A parameter is wrong.
+        TrainingError
+            The loss isn't a finite number.
+        """
+        items = _Items(images)
+        names = _label_list(labels, len(items))
+        classes = _sorted_classes(names)
+        number = {name: i for i, name in enumerate(classes)}
+        items.labels = [number[name] for name in names]
+        seed = int(np.random.default_rng().integers(2**31)) if self.seed is None else self.seed
+        seed = _plain(seed)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise RangeError(f"seed expected an int of at least 0 or None, got {seed!r}")
+        kept, held = self._split(items, seed)
+        with self._computing(), seeded(seed):
+            recipe = self._recipe(items)
+            model, settings, recipe = start_from(
+                self.weights, recipe, classes, _plain(self.image_size), seed
+            )
+            history = self._train(model, settings.preprocessing, recipe, items, kept, held, seed)
+        self._learned(model, settings, history)
+        return self
+
+    def _recipe(self, items: _Items) -> Recipe:
+        """What to train by: the defaults for such images, changed by the parameters."""
+        sizes = items.sizes(_LOOKED_AT)
+        high, wide = (max(side) for side in zip(*sizes, strict=True))
+        grey = items.are_grey
+        if max(high, wide) <= SMALL_SIDE:
+            recipe = RECIPES["small"]
+            seen = replace(recipe.preprocessing, size=(high, wide))
+        else:
+            recipe = RECIPES["images"]
+            seen = recipe.preprocessing
+        if grey:
+            seen = replace(seen, channels=1, mean=(0.5,), std=(0.25,))
+        # NumPy's numbers come from parameter grids
+        chosen = {name: _plain(getattr(self, name)) for name in _RECIPE_PARAMETERS}
+        return recipe.but(preprocessing=seen, **chosen)
+
+    def _split(self, items: _Items, seed: int) -> tuple[list[int], list[int]]:
+        share = _plain(self.validation)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 0.9:
+            raise RangeError(f"validation expected a share from 0 to 0.9, got {share!r}")
+        if share == 0:
+            return list(range(len(items))), []
+        kept, held = hold_out(items.labels, float(share), seed)
+        if not held:
+            raise DataError(
+                "every class has a single image, so that none can be held out: give more images "
+                "or validation=0"
+            )
+        return kept, held
+
+    def _train(
+        self,
+        model: Module,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        items: _Items,
+        kept: list[int],
+        held: list[int],
+        seed: int,
+    ) -> list[EpochMetrics]:
+        """Run the loop; with images held out, leave the weights of the best epoch."""
+        train = Subset(items.seen_by(preprocessing, recipe.augment), kept)
+        test = Subset(items.seen_by(preprocessing), held)
+        loader = DataLoader(train, recipe.batch_size, True, seed=seed, workers=self.workers)
+        optimizer, scheduler, each_batch = make_optimizer(model, recipe, len(loader))
+        best: dict[str, Any] = {}
+
+        def keep_best(metrics: EpochMetrics, _: Evaluation | None) -> None:
+            if held and metrics.best:
+                best.update({key: array.copy() for key, array in model.state_dict().items()})
+
+        history = fit_epochs(
+            model,
+            optimizer,
+            loader,
+            DataLoader(test, recipe.batch_size, workers=self.workers) if held else None,
+            recipe.epochs,
+            loss_function=smoothed_cross_entropy(recipe.label_smoothing),
+            scheduler=scheduler,
+            each_batch=each_batch,
+            on_epoch=keep_best,
+            progress=None if self.verbose else False,
+            log=print if self.verbose else None,
+        )
+        if best:
+            model.load_state_dict(best)
+        model.zero_grad()  # gradients would double what a fitted classifier weighs
+        return history
+
+    def _learned(self, model: Module, settings: ModelSettings, history: list[EpochMetrics]) -> None:
+        self.model_ = model
+        self.settings_ = settings
+        self.classes_ = _class_array(settings.classes)
+        self.history_ = history
+
+    # ------------------------------------------------------------------ predicting
+
+    def predict_proba(self, images: Images) -> npt.NDArray[np.float32]:
+        """Return the probability of each class, (N, classes), in the order of `classes_`.
+
+        Raises
+        ------
+        ModuleError
+            There are neither weights nor a fit yet.
+        DataError, ShapeError, DtypeError
+            The images aren't what they should be.
+        """
+        with self._computing():
+            model, settings = self._fitted()
+            items = _Items(images)
+            if not len(items):
+                return np.zeros((0, len(settings.classes)), np.float32)
+            loader = self._loader(items.seen_by(settings.preprocessing))
+            batches = (x for x, _ in loader)
+            return probabilities(np.concatenate(list(predict_batches(model, batches))))
+
+    def predict(self, images: Images) -> npt.NDArray[Any]:
+        """Return the likeliest class of each image, (N,); errors as `predict_proba`."""
+        likeliest = self.predict_proba(images).argmax(axis=1)
+        labels: npt.NDArray[Any] = self.classes_[likeliest]
+        return labels
+
+    def score(self, images: Images, labels: Iterable[Any]) -> float:
+        """Return the share of images whose likeliest class is their label.
+
+        Raises
+        ------
+        DtypeError
+            The labels are of another kind than `classes_`; else as `predict_proba`.
+        """
+        predicted = self.predict(images).tolist()
+        names = _label_list(labels, len(predicted))
+        if not names:
+            raise DataError("score needs at least one image, got none")
+        known = self.classes_.tolist()
+        if set(names).isdisjoint(known) and type(names[0]) is not type(known[0]):
+            raise DtypeError(
+                f"labels like {names[0]!r} ({type(names[0]).__name__}) are compared with classes "
+                f"like {known[0]!r} ({type(known[0]).__name__}): convert the labels first"
+            )
+        right = [p == name for p, name in zip(predicted, names, strict=True)]
+        return right.count(True) / len(names)
+
+    def evaluate(self, images: Images, labels: Iterable[Any]) -> Evaluation:
+        """Return loss, accuracy, predictions and confusion on labelled images.
+
+        Raises
+        ------
+        DataError
+            A label is none of `classes_`; else as `predict_proba`.
+        """
+        with self._computing():
+            model, settings = self._fitted()
+            items = _Items(images)
+            names = _label_list(labels, len(items))
+            number = {name: i for i, name in enumerate(settings.classes)}
+            unknown = [name for name in names if name not in number]
+            if unknown:
+                raise DataError(
+                    f"label {unknown[0]!r} is none of the {len(number)} classes that the model "
+                    "knows: see classes_"
+                )
+            items.labels = [number[name] for name in names]
+            return evaluate(model, self._loader(items.seen_by(settings.preprocessing)))
+
+    def _loader(self, data: Dataset) -> DataLoader:
+        return DataLoader(data, self.batch_size or 32, workers=self.workers)
+
+    def _computing(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.backend is None else use_backend(self.backend)
+
+    def _fitted(self) -> tuple[Module, ModelSettings]:
+        """The network and its settings; read from `weights` when they are first needed."""
+        if not hasattr(self, "model_"):
+            if self.weights is None:
+                raise ModuleError(
+                    f"this {type(self).__name__} knows nothing yet: call fit(images, labels), or "
+                    "make it with weights=path"
+                )
+            self._learned(*load_model(self.weights, default=self.model), [])
+        return self.model_, self.settings_
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a ``.safetensors`` file, with all that `load` needs.
+
+        Raises
+        ------
+        ModuleError
+            There are neither weights nor a fit yet.
+        WeightsError
+            The labels are neither text nor numbers.
+        WriteError
+            The file can't be written; what it held before is whole.
+        """
+        model, settings = self._fitted()
+        odd = [n for n in settings.classes if not isinstance(n, str | int | float | bool)]
+        if odd:
+            raise WeightsError(
+                f"can't write {os.fspath(path)!r}: a file holds labels that are text or numbers, "
+                f"not {type(odd[0]).__name__} as {odd[0]!r}"
+            )
+        save_model(path, model, settings)
+
+    @classmethod
+    def load(cls: type[Self], path: str | os.PathLike[str], **params: Any) -> Self:
+        """Read a classifier from a weight file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Written by `save` or ``npresnet train``; or another ResNet with torchvision's names,
+            with ``model="resnet50"``, say.
+        **params
+            Arguments of the constructor.
+
+        Raises
+        ------
+        WeightsError
+            The file can't be read, or doesn't say what it holds.
+        """
+        made = cls(**{"weights": path, **params})
+        with made._computing():
+            made._learned(*load_model(path, params.get("model")), [])
+        made.model = made.settings_.architecture
+        return made
+
+
+class _Items(Dataset):
+    """Images of any of the forms that a classifier takes, one by one."""
+
+    def __init__(self, images: Images) -> None:
+        super().__init__()
+        self.images = _image_list(images)
+        self.labels: list[int] = [0] * len(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int) -> tuple[Any, int]:
+        image = self.images[index]
+        if isinstance(image, str | os.PathLike):
+            return read_image(image), self.labels[index]
+        try:
+            return to_image(image), self.labels[index]
+        except (DtypeError, ShapeError) as error:
+            raise type(error)(f"image {index}: {error}") from None
+
+    def seen_by(self, preprocessing: Preprocessing, augment: str = "none") -> _Items:
+        """The same images as a network of this preprocessing takes them."""
+        other = _Items(self.images)
+        other.labels = self.labels
+        other.transform = preprocessing.transform(augment)
+        return other
+
+    def sizes(self, most: int) -> list[tuple[int, int]]:
+        """(height, width) of some images, spread evenly."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), most)).astype(int))
+        images = (self.load(int(index))[0] for index in chosen)
+        return [(image.height, image.width) for image in images]
+
+    @property
+    def are_grey(self) -> bool:
+        """Whether all are arrays of one channel, or images of a grey mode."""
+        return all(
+            (image.ndim == 2 or image.shape[-1] == 1)
+            if isinstance(image, np.ndarray)
+            else getattr(image, "mode", None) in ("1", "L")
+            for image in self.images
+        )
+
+
+def _image_list(images: Images) -> Sequence[Any] | npt.NDArray[np.uint8]:
+    """The images one by one; a single image is refused rather than guessed at."""
+    if isinstance(images, str | bytes | os.PathLike) or hasattr(images, "convert"):
+        raise DtypeError(
+            f"expected a list of images, got one {type(images).__name__}: pass [image]"
+        )
+    if isinstance(images, np.ndarray) and images.dtype != object:
+        if images.ndim not in (3, 4) or (images.ndim == 3 and images.shape[-1] in (3, 4)):
+            raise ShapeError(
+                f"expected images of shape (N, H, W) or (N, H, W, C), got {images.shape}: pass a "
+                "single image as image[None]"
+            )
+        if images.dtype != np.uint8:
+            raise DtypeError(
+                f"expected images of dtype uint8, from 0 to 255, got {images.dtype}: scale and "
+                "convert them"
+            )
+        return images
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise DtypeError(f"expected a list of images, got {type(images).__name__}")
+    return list(images)
+
+
+def _label_list(labels: Iterable[Any], count: int) -> list[Any]:
+    """The labels as Python's own values, one for each image."""
+    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+        raise DtypeError(f"expected a label for each image, got {type(labels).__name__}")
+    names = list(labels)
+    names = [_plain(name) for name in names]
+    if len(names) != count:
+        raise DataError(f"expected a label for each of {count} images, got {len(names)} labels")
+    for i, name in enumerate(names):
+        try:
+            hash(name)
+        except TypeError:
+            raise DtypeError(
+                f"label {i} is a {type(name).__name__}, expected a name or a number: pass one "
+                "label an image"
+            ) from None
+        if name is None or (isinstance(name, float) and not math.isfinite(name)):
+            raise DataError(f"label {i} is {name!r}: leave out images without a label")
+    return names
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's, or a tensor without dimensions, as Python's own: one kind of 3."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+
+
+def _sorted_classes(names: list[Any]) -> tuple[Any, ...]:
+    distinct = set(names)
+    if len(distinct) < 2:
+        raise DataError(f"fit needs images of at least two classes, got {len(distinct)}")
+    try:
+        return tuple(sorted(distinct))
+    except TypeError:
+        kinds = sorted({type(name).__name__ for name in distinct})
+        raise DtypeError(
+            f"labels of kinds {', '.join(kinds)} can't be sorted: pass all of one kind"
+        ) from None
+
+
+def _class_array(classes: Sequence[Any]) -> npt.NDArray[Any]:
+    """An array that gives each class back as it was: tuples stay tuples."""
+    kinds = {type(name) for name in classes}
+    if len(kinds) == 1 and kinds <= {str, int, float, bool}:
+        return np.array(classes)
+    array = np.empty(len(classes), dtype=object)
+    array[:] = classes
+    return array

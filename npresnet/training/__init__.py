@@ -1,0 +1,39 @@
+"""Training: recipes, the loop, evaluation, checkpoints, and the folder that a run leaves behind.
+
+The short way is :func:`train_run`, which is the ``npresnet train`` command; the parts that it is
+made of can be used alone: :func:`fit_epochs` and :func:`evaluate` work on any module and loader,
+:func:`save_model` and :func:`load_model` on checkpoints.
+"""
+
+from npresnet.training.checkpoint import ModelSettings, load_model, save_model
+from npresnet.training.datasets import Splits, load_splits
+from npresnet.training.evaluate import Evaluation, evaluate, predict_batches
+from npresnet.training.loop import EpochMetrics, fit_epochs, make_optimizer, train_step
+from npresnet.training.metrics import read_metrics
+from npresnet.training.preprocessing import Preprocessing
+from npresnet.training.recipes import RECIPES, Recipe, get_recipe
+from npresnet.training.run import RUN_FILES, Run, evaluate_weights, train_run
+
+__all__ = [
+    "RECIPES",
+    "RUN_FILES",
+    "EpochMetrics",
+    "Evaluation",
+    "ModelSettings",
+    "Preprocessing",
+    "Recipe",
+    "Run",
+    "Splits",
+    "evaluate",
+    "evaluate_weights",
+    "fit_epochs",
+    "get_recipe",
+    "load_model",
+    "load_splits",
+    "make_optimizer",
+    "predict_batches",
+    "read_metrics",
+    "save_model",
+    "train_run",
+    "train_step",
+]

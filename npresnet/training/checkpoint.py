@@ -1,0 +1,296 @@
+"""Checkpoints: weights in a safetensors file that says itself what it needs.
+
+The header of the file carries, under ``"npresnet"``, a JSON text with the architecture, its
+options, the class names and the preprocessing. Readers of the torch world see a plain state dict.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from npresnet import models
+from npresnet.errors import NpresnetError, WeightsError
+from npresnet.nn import Module, init
+from npresnet.random import seeded
+from npresnet.training.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from npresnet.weights import load_metadata, load_weights, save_file
+from npresnet_kernels.contract import Array
+
+__all__ = ["ARCHITECTURES", "ClassName", "ModelSettings", "build", "load_model", "save_model"]
+
+ClassName: TypeAlias = str | int | float | bool
+
+ARCHITECTURES: dict[str, Callable[..., Module]] = {
+    "resnet18": models.resnet18,
+    "resnet34": models.resnet34,
+    "resnet50": models.resnet50,
+    "resnet101": models.resnet101,
+    "resnet152": models.resnet152,
+}
+
+_OPTIONS = ("num_classes", "in_chans", "small_input")
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """All that is needed beside the weights to build a model and to classify with it.
+
+    Attributes
+    ----------
+    architecture : str
+        A name of `ARCHITECTURES`.
+    options : dict
+        ``num_classes``, ``in_chans`` and ``small_input`` of the architecture.
+    classes : tuple of str, int, float or bool
+        What each output stands for.
+    preprocessing : Preprocessing
+        The way from an image to the model's input.
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    classes: tuple[ClassName, ...]
+    preprocessing: Preprocessing
+
+    @classmethod
+    def new(
+        cls,
+        architecture: str,
+        classes: tuple[ClassName, ...],
+        preprocessing: Preprocessing,
+        small_input: bool = False,
+    ) -> ModelSettings:
+        """Settings whose options follow from the classes and the preprocessing."""
+        options = {
+            "num_classes": len(classes),
+            "in_chans": preprocessing.channels,
+            "small_input": bool(small_input),
+        }
+        return cls(architecture, options, tuple(classes), preprocessing)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return {
+            "version": _VERSION,
+            "architecture": self.architecture,
+            "options": dict(self.options),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> ModelSettings:
+        """Make settings from :meth:`to_dict`.
+
+        Raises
+        ------
+        WeightsError
+            Something is missing or of another kind.
+        """
+        try:
+            if fields["version"] != _VERSION:
+                raise ValueError(f"version {fields['version']!r}, expected {_VERSION}")
+            settings = cls(
+                fields["architecture"],
+                dict(fields["options"]),
+                tuple(fields["classes"]),
+                Preprocessing.from_dict(fields["preprocessing"]),
+            )
+            settings._check()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise WeightsError(f"the npresnet settings don't make sense: {reason}") from None
+        return settings
+
+    def _check(self) -> None:
+        """Raise a ValueError if the parts contradict each other."""
+        if not isinstance(self.architecture, str):
+            raise ValueError(f"architecture expected a name, got {self.architecture!r:.60}")
+        unknown = set(self.options) - set(_OPTIONS)
+        if unknown:
+            raise ValueError(f"unknown options {', '.join(sorted(map(str, unknown)))}")
+        if not isinstance(self.options.get("small_input", False), bool):
+            raise ValueError(f"small_input expected true or false, got {self.options!r:.80}")
+        if not all(isinstance(name, ClassName) for name in self.classes):
+            raise ValueError("classes expected names or numbers")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class comes twice")
+        if self.options.get("num_classes") != len(self.classes):
+            raise ValueError(
+                f"{len(self.classes)} classes for {self.options.get('num_classes')} outputs"
+            )
+        if self.options.get("in_chans") != self.preprocessing.channels:
+            raise ValueError(
+                f"images of {self.preprocessing.channels} channels for a model of "
+                f"{self.options.get('in_chans')}"
+            )
+
+
+def build(settings: ModelSettings, seed: int | None = 0) -> Module:
+    """Return a model of these settings, on the backend in force.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        Architecture and options.
+    seed : int or None
+        Of the fresh weights; None leaves them 0, to be loaded.
+
+    Raises
+    ------
+    WeightsError
+        The architecture is unknown.
+    """
+    if settings.architecture not in ARCHITECTURES:
+        raise WeightsError(
+            f"unknown architecture {settings.architecture!r}: expected one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    make = ARCHITECTURES[settings.architecture]
+    with init.skip_random() if seed is None else seeded(seed):
+        return make(**settings.options)
+
+
+def save_model(path: str | os.PathLike[str], model: Module, settings: ModelSettings) -> None:
+    """Write weights and settings to a ``.safetensors`` file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file to replace or create, in an existing folder.
+    model : Module
+        Whose parameters and buffers are written.
+    settings : ModelSettings
+        Written into the file's header.
+
+    Raises
+    ------
+    WeightsError
+        The settings contradict each other or can't be written as JSON.
+    WriteError
+        The file can't be written; what it held before is whole.
+    """
+    try:
+        settings._check()
+        text = json.dumps(settings.to_dict(), ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"can't write the settings of {os.fspath(path)!r}: {error}") from None
+    state = {key: _to_numpy(array) for key, array in model.state_dict().items()}
+    save_file(state, path, {"npresnet": text})
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    architecture: str | None = None,
+    classes: tuple[ClassName, ...] | None = None,
+    default: str | None = None,
+) -> tuple[Module, ModelSettings]:
+    """Read a model, in evaluation mode, and what it needs.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.safetensors`` file: one of npresnet's, or any other ResNet with torchvision's names.
+    architecture : str, optional
+        What a file that doesn't say so holds: ``"resnet34"``, for instance. Number of classes,
+        channels and the kind of stem follow from the shapes; the preprocessing is ImageNet's.
+    classes : sequence, optional
+        Names to use in place of the file's, as many.
+    default : str, optional
+        As `architecture`, but what the file says counts more.
+
+    Returns
+    -------
+    model : Module
+        On the backend in force.
+    settings : ModelSettings
+        Architecture, options, classes and preprocessing.
+
+    Raises
+    ------
+    WeightsError
+        The file can't be read, doesn't say what it holds, or the weights don't fit.
+    """
+    name = os.fspath(path)
+    state = load_weights(path)
+    text = load_metadata(path).get("npresnet")
+    try:
+        if text is not None:
+            settings = ModelSettings.from_dict(_parse(text))
+            if architecture not in (None, settings.architecture):
+                raise WeightsError(f"it holds a {settings.architecture}, not a {architecture}")
+        elif (plain := architecture or default) is not None:
+            settings = _plain_settings(plain, state)
+        else:
+            raise WeightsError(
+                "it doesn't say which network it holds: name it, as in "
+                'load_model(path, architecture="resnet34") or --model resnet34'
+            )
+        if classes is not None:
+            if len(classes) != len(settings.classes):
+                raise WeightsError(f"{len(classes)} classes for {len(settings.classes)} outputs")
+            settings = replace(settings, classes=tuple(classes))
+        _check_shapes(settings, state)
+        model = build(settings, seed=None)
+        model.load_state_dict(state)
+    except NpresnetError as error:
+        raise WeightsError(f"{name!r}: {error}") from None
+    return model.eval(), settings
+
+
+def _to_numpy(array: Any) -> Array:
+    """A GPU's array comes to main memory."""
+    return array.get() if hasattr(array, "get") else array  # type: ignore[no-any-return]
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"its npresnet settings aren't JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise WeightsError("its npresnet settings aren't a JSON object")
+    return fields
+
+
+def _plain_settings(architecture: str, state: Mapping[str, Array]) -> ModelSettings:
+    """Settings of a state dict with torchvision's names, from its shapes."""
+    for key, ndim in (("conv1.weight", 4), ("fc.weight", 2)):
+        if key not in state or state[key].ndim != ndim:
+            raise WeightsError(
+                f"it has no {key} of {ndim} dimensions, so it isn't a ResNet with torchvision's "
+                "names: rename its keys first"
+            )
+    outputs, channels = state["fc.weight"].shape[0], state["conv1.weight"].shape[1]
+    if channels not in (1, 3):
+        raise WeightsError(f"its images have {channels} channels, expected 1 or 3")
+    small = state["conv1.weight"].shape[2] == 3
+    grey = channels == 1
+    preprocessing = Preprocessing(
+        size=(32, 32) if small else (224, 224),
+        channels=channels,
+        resize=None if small else 256,
+        mean=(0.5,) if grey else IMAGENET_MEAN,
+        std=(0.5,) if grey else IMAGENET_STD,
+    )
+    return ModelSettings.new(architecture, tuple(range(outputs)), preprocessing, small)
+
+
+def _check_shapes(settings: ModelSettings, state: Mapping[str, Array]) -> None:
+    """Compare sizes with the file before a model of these sizes is built in memory."""
+    expected = (
+        ("fc.weight", 0, settings.options["num_classes"], "classes"),
+        ("conv1.weight", 1, settings.options["in_chans"], "input channels"),
+    )
+    for key, axis, size, what in expected:
+        if key in state and state[key].ndim > axis and state[key].shape[axis] != size:
+            raise WeightsError(
+                f"its settings say {size} {what}, its {key} has {state[key].shape[axis]}"
+            )
+        if key not in state:
+            raise WeightsError(f"it has no {key}: it isn't a whole {settings.architecture}")
