@@ -1,0 +1,300 @@
+"""The commands: what they print, what they leave behind, and how they fail."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npresnet as nr
+from npresnet.cli import main
+from npresnet.data import load_digits
+from npresnet.errors import WriteError
+from npresnet.training import ModelSettings, Preprocessing, save_model
+from npresnet.training.checkpoint import build
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _backend():
+    before = nr.get_backend()
+    yield
+    nr.set_backend(before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """An untrained ResNet-18 for the digits."""
+    settings = ModelSettings.new(
+        "resnet18",
+        tuple("0123456789"),
+        Preprocessing(size=(8, 8), channels=1, mean=(0.3,), std=(0.4,)),
+        small_input=True,
+    )
+    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
+    save_model(path, build(settings, seed=3), settings)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with three digits, one of them deeper down."""
+    folder = tmp_path_factory.mktemp("pictures")
+    images, _ = load_digits("test")
+    (folder / "deep").mkdir()
+    for i, name in enumerate(("a.png", "b.png", "deep/c.png")):
+        Image.fromarray(images[i]).resize((30 + i, 40)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """Twelve pictures in two class folders."""
+    folder = tmp_path_factory.mktemp("classes")
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (folder / name).mkdir()
+        for i in range(6):
+            pixels = np.clip(rng.normal(level, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def train(folder, out, *more):
+    return main(
+        ["train", str(folder), "--out", str(out), "--model", "resnet18", "--epochs", "1",
+         "--image-size", "16", "--batch-size", "5", *more]
+    )  # fmt: skip
+
+
+def test_train_leaves_a_whole_run_folder(classes, tmp_path, capsys):
+    out = tmp_path / "runs" / "first"
+    assert train(classes, out) == 0
+    printed = capsys.readouterr().out
+    assert "training resnet18 on 10 images of 2 classes, testing on 2" in printed
+    assert f"npresnet predict --weights {out / 'best.safetensors'}" in printed
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "best.safetensors",
+        "last.safetensors",
+        "settings.json",
+        "metrics.jsonl",
+        "predictions.json",
+        "curve.png",
+        "predictions.png",
+    }
+    for picture in ("curve.png", "predictions.png"):
+        with Image.open(out / picture) as image:
+            assert min(image.size) > 200
+    assert json.loads((out / "settings.json").read_text())["seed"] == 0
+
+    # the other commands work on what it left
+    assert main(["evaluate", "--weights", str(out / "best.safetensors"), str(classes)]) == 0
+    assert "of 2 images right" in capsys.readouterr().out
+    image = str(classes / "dark" / "0.png")
+    assert main(["predict", "--weights", str(out / "best.safetensors"), image]) == 0
+    assert capsys.readouterr().out.startswith(f"{image}: ")
+    assert main(["summary", "--weights", str(out / "best.safetensors")]) == 0
+    assert "1 x 2" in capsys.readouterr().out
+
+    # and so does training on from it
+    tuned = tmp_path / "tuned"
+    start = ["--weights", str(out / "best.safetensors"), "--quiet", "--lr", "0.001"]
+    assert train(classes, tuned, *start) == 0
+    assert capsys.readouterr().out == ""
+    assert (tuned / "best.safetensors").exists()
+
+
+def test_train_without_matplotlib_says_what_is_missing(classes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert train(classes, tmp_path / "run") == 0
+    assert "pip install 'npresnet[plot]'" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "curve.png").exists()
+    assert (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_predict_takes_files_folders_patterns_and_standard_input(
+    weights, pictures, capsys, monkeypatch
+):
+    def predict(*paths):
+        assert main(["predict", "--weights", weights, "--json", *map(str, paths)]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    everything = predict(pictures)
+    assert [Path(row["path"]).name for row in everything] == ["a.png", "b.png", "c.png"]
+    assert predict(pictures / "*.png") == everything[:2]
+    assert predict(pictures / "**" / "*.png") == everything
+    monkeypatch.setattr("sys.stdin", [f"{pictures / 'b.png'}\n", "\n"])
+    assert predict("-") == everything[1:2]
+    assert predict(pictures / "b.png") == everything[1:2]
+
+
+def test_predict_ranks_classes(weights, pictures, capsys):
+    image = str(pictures / "a.png")
+    assert main(["predict", "--weights", weights, "--json", "--top-k", "20", image]) == 0
+    row = json.loads(capsys.readouterr().out)
+    shares = [entry["probability"] for entry in row["top"]]
+    assert shares == sorted(shares, reverse=True)
+    assert abs(sum(shares) - 1) < 1e-4
+    assert {entry["label"] for entry in row["top"]} == set("0123456789")
+    assert row["label"] == row["top"][0]["label"]
+    assert main(["predict", "--weights", weights, "--top-k", "2", image]) == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith(f"{image}: {row['label']} (")
+    assert line.count("%") == 2
+
+
+def test_predict_goes_on_after_a_bad_image(weights, pictures, tmp_path, capsys):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image at all")
+    good = str(pictures / "a.png")
+    assert main(["predict", "--weights", weights, str(bad), good]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith(good)
+    assert "bad.png" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_evaluate_digits(weights, capsys):
+    assert main(["evaluate", "--weights", weights, "digits", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 360
+    assert np.array(result["confusion"]).sum() == 360
+    assert result["correct"] == np.trace(result["confusion"])
+    assert main(["evaluate", "--weights", weights, "digits"]) == 0
+    text = capsys.readouterr().out
+    assert f"{result['correct']} of 360 images right" in text
+    assert "columns: predicted class" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "last"),
+    [
+        (["resnet34"], "21.8 million parameters, 3.66 billion multiply-adds"),
+        (["resnet18", "--num-classes", "10", "--small-input"], "555 million multiply-adds"),
+        (["ResNet32", "--backend", "reference"], "multiply-adds"),
+        (["resnet50", "--input-size", "1", "64", "64"], "multiply-adds"),
+    ],
+)
+def test_summary(arguments, last, capsys):
+    assert main(["summary", *arguments]) == 0
+    assert capsys.readouterr().out.strip().endswith(last)
+
+
+def test_help_and_version_in_a_process_of_their_own():
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "npresnet", *arguments], capture_output=True, text=True, env=env
+        )
+
+    help_text = run("--help").stdout
+    for command in ("train", "predict", "evaluate", "summary"):
+        assert f"  {command} " in help_text
+        assert "example" in run(command, "--help").stdout
+    assert run("--version").stdout.strip() == f"npresnet {nr.__version__}"
+    nothing = run()
+    assert nothing.returncode == 2
+    assert "COMMAND" in nothing.stderr
+    failed = run("predict", "--weights", "none.safetensors", "x.png")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("npresnet: error: ")
+    assert failed.stderr.count("\n") == 1
+
+
+def truncated(path, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(Path(path).read_bytes()[:100_000])
+    return str(cut)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--weights", "nowhere.safetensors", "a.png"], "nowhere.safetensors"),
+        (["predict", "--weights", "CUT", "a.png"], "isn't a whole safetensors file"),
+        (["predict", "--weights", "GOOD", "EMPTY"], "has no images"),
+        (["predict", "--weights", "GOOD", "EMPTY/*.png"], "no file matches"),
+        (["predict", "--weights", "GOOD", "missing.png"], "missing.png"),
+        (["predict", "--weights", "GOOD", "--model", "resnet50", "a.png"], "holds a resnet18"),
+        (["predict", "--weights", "GOOD", "--backend", "tpu", "a.png"], "unknown backend 'tpu'"),
+        (["predict", "--weights", "GOOD", "--backend", "gpu", "a.png"], "backend 'gpu'"),
+        (["evaluate", "--weights", "GOOD", "EMPTY"], "EMPTY"),
+        (["evaluate", "--weights", "GOOD", "CLASSES"], "classes that the model doesn't know"),
+        (["train", "EMPTY", "--out", "OUT"], "EMPTY"),
+        (["train", "nowhere", "--out", "OUT"], "there is no folder 'nowhere'"),
+        (["train", "digits", "--out", "FILE"], "is a file: name a folder"),
+        (["train", "digits", "--out", "FILE/run"], "can't write in the run folder"),
+        (["train", "digits", "--out", "OUT", "--model", "vgg"], "vgg"),
+        (["train", "digits", "--out", "OUT", "--weights", "CUT"], "whole safetensors file"),
+        (["summary"], "expected a network"),
+        (["summary", "alexnet"], "expected a network"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(
+    arguments, message, weights, classes, tmp_path, capsys
+):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").write_text("in the way")
+    places = {"GOOD": weights, "CUT": truncated(weights, tmp_path), "CLASSES": str(classes)}
+    for name in ("EMPTY", "FILE", "OUT"):
+        places[name] = str(tmp_path / name)
+    for short, path in places.items():
+        arguments = [path if a == short else a.replace(f"{short}/", f"{path}/") for a in arguments]
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("npresnet: error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "digits"],
+        ["train", "digits", "--out", "x", "--epochs", "0"],
+        ["train", "digits", "--out", "x", "--lr", "fast"],
+        ["train", "digits", "--out", "x", "--lr", "nan"],
+        ["train", "digits", "--out", "x", "--seed", "-1"],
+        ["predict", "--weights", "x"],
+        ["predict", "--weights", "x", "--top-k", "0", "a.png"],
+        ["evaluate", "digits"],
+        ["fly"],
+    ],
+)
+def test_arguments_that_cannot_be_meant(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: npresnet" in capsys.readouterr().err
+
+
+def test_what_was_saved_survives_a_failed_run(classes, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    assert train(classes, out, "--quiet") == 0
+    before = (out / "best.safetensors").read_bytes()
+
+    def full(*_):
+        raise WriteError("can't write: No space left on device")
+
+    monkeypatch.setattr("npresnet.training.run.save_model", full)
+    assert train(classes, out, "--quiet") == 2
+    assert "No space left" in capsys.readouterr().err
+    assert (out / "best.safetensors").read_bytes() == before
+
+
+def test_an_interrupt_says_what_is_saved(classes, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("npresnet.training.loop.train_step", interrupt)
+    assert train(classes, tmp_path / "run", "--quiet") == 130
+    assert "nothing of this run is saved" in capsys.readouterr().err
