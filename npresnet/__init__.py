@@ -55,6 +55,7 @@ from npresnet.tensor import Tensor, tensor
 if TYPE_CHECKING:
     from npresnet import data, models, training, weights
     from npresnet.classifier import Classifier
+    from npresnet.engine import compile, compile_step
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,8 @@ __all__ = [
     "argmax",
     "bool_",
     "cat",
+    "compile",
+    "compile_step",
     "data",
     "empty",
     "enable_grad",
@@ -126,6 +129,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "Classifier":
         return importlib.import_module("npresnet.classifier").Classifier
+    if name in ("compile", "compile_step"):
+        return getattr(importlib.import_module("npresnet.engine"), name)
     if name in _ON_DEMAND:
         return importlib.import_module(f"npresnet.{name}")
     raise AttributeError(f"module 'npresnet' has no attribute {name!r}")

@@ -60,6 +60,16 @@ class Backend:
         return self._kernels
 
     @property
+    def plan_kernels(self) -> Any:
+        """Kernels for plans, which write into given memory, as a module; None if there are none.
+
+        :class:`npresnet.engine.kernels.PlanKernels` says what such a module offers.
+        """
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(f"{cast(Any, self.kernels).__name__}.plan")
+        return None
+
+    @property
     def xp(self) -> Any:
         """The array module: numpy here, cupy on a GPU."""
         return np
@@ -221,7 +231,7 @@ def set_backend(name: str) -> None:
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str | Backend) -> Iterator[None]:
     """Choose the backend for a ``with`` block, in this thread only.
 
     Raises

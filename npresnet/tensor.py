@@ -46,7 +46,9 @@ class Tensor:
         Whether operations on this tensor are recorded.
     """
 
-    __slots__ = ("__weakref__", "_hooks", "_node", "data", "grad", "requires_grad")
+    # _version counts what npresnet itself writes into ``data``: plans that prepared the values
+    # (packed weights) look at it.
+    __slots__ = ("__weakref__", "_hooks", "_node", "_version", "data", "grad", "requires_grad")
     __array_ufunc__ = None  # NumPy arrays leave mixed arithmetic to Tensor
 
     data: Array
@@ -63,6 +65,7 @@ class Tensor:
         self.requires_grad = requires_grad
         self._node: Node | None = None
         self._hooks: list[Callable[[Array], Array | None]] | None = None
+        self._version = 0
 
     # ------------------------------------------------------------------ what it is
 
@@ -154,7 +157,7 @@ class Tensor:
         """
         if self.data.size != 1:
             raise ShapeError(f"item() needs a tensor with one element, got shape {self.shape}")
-        return self.data.item()
+        return self.numpy().item()
 
     def tolist(self) -> Any:
         """Return the values as nested lists of Python numbers."""
@@ -370,24 +373,28 @@ class Tensor:
     # Comparisons give bool tensors and no gradient.
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return Tensor(self.data == _operand(other, self))
+        return self._compared(self.data == _operand(other, self))
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return Tensor(self.data != _operand(other, self))
+        return self._compared(self.data != _operand(other, self))
 
     def __lt__(self, other: ArrayLike) -> Tensor:
-        return Tensor(self.data < _operand(other, self))
+        return self._compared(self.data < _operand(other, self))
 
     def __le__(self, other: ArrayLike) -> Tensor:
-        return Tensor(self.data <= _operand(other, self))
+        return self._compared(self.data <= _operand(other, self))
 
     def __gt__(self, other: ArrayLike) -> Tensor:
-        return Tensor(self.data > _operand(other, self))
+        return self._compared(self.data > _operand(other, self))
 
     def __ge__(self, other: ArrayLike) -> Tensor:
-        return Tensor(self.data >= _operand(other, self))
+        return self._compared(self.data >= _operand(other, self))
 
     __hash__ = object.__hash__
+
+    def _compared(self, truth: Any) -> Tensor:
+        # asarray: NumPy makes scalars of what has no dimensions
+        return Tensor(for_arrays([self.data]).xp.asarray(truth))
 
     # ------------------------------------------------------------------ reductions
 

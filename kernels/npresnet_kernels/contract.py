@@ -132,7 +132,8 @@ class KernelSet(Protocol):
         """Maximum over windows, padding with -inf: values and indices, both (N, C, P, Q).
 
         An index is h * W + w, the place of the maximum in its input plane. The first of equal
-        values wins; a NaN wins over everything (the last NaN of a window, as in torch).
+        values wins; a NaN wins over everything (the last NaN of a window, as in torch). A window
+        wholly in the padding, which dilation can make, has -inf and index -1.
         """
         ...
 
@@ -190,6 +191,7 @@ class KernelSet(Protocol):
         """Mean and biased variance of each channel over (N, H, W): two (C,) arrays.
 
         Accurate where the mean is far from 0: not the difference of two large sums in float32.
+        Two arrays of zeros if there is nothing to average.
         """
         ...
 

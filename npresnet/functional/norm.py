@@ -36,7 +36,7 @@ class BatchNorm(Operation):
         momentum: float,
         eps: float,
     ) -> Array:
-        if x.size == 0:  # nothing to learn from: the statistics stay
+        if x.size == 0:  # nothing to learn from: the running statistics stay, as in torch
             ctx.save(None, x.shape)
             return x.copy()
         if training:

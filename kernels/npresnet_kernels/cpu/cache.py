@@ -1,2 +1,223 @@
+"""Where compiled kernels are kept between runs, and when what is kept there may be trusted.
+
+Numba's own cache looks at one source file a function; kernels here are put together from many. So
+they are kept in a folder of their own, whose name is a digest of all that they are made from: the
+sources, Numba and LLVM, the processor and its features. Each file ends with a digest of itself and
+is named by what it holds: a truncated file is compiled anew, and processes that start at once write
+the same files, whole. :func:`kept` arranges this for the functions that are decorated inside it
+and leaves other code's use of Numba alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numba
+import numba.core.caching
+import numba.core.config
+
+__all__ = ["announce", "cache_folder", "kept"]
+
+# Numba's internals, whose types say less than what is used of them
+caching: Any = numba.core.caching
+config: Any = numba.core.config
+
+SETTINGS = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE",
+            "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "THREADING_LAYER")  # fmt: skip
+"""Numba's settings that change what is compiled."""
+
+DIGEST_BYTES = 32
+
+FORGOTTEN_AFTER = 60 * 24 * 3600
+"""Seconds after which code that no run has used is deleted."""
+
+_lock = threading.RLock()
+_announced = False
+_complained = False
+
+
+def _key() -> str | None:
+    """Return a digest of everything that compiled code depends on; None if it can't be told."""
+    package = Path(__file__).resolve().parents[1]
+    sources = sorted(package.rglob("*.py"))
+    if not sources:
+        return None
+    digest = hashlib.sha256()
+    for source in sources:
+        content = source.read_bytes()
+        digest.update(f"{source.relative_to(package)} {len(content)}\n".encode())
+        digest.update(content)
+    settings = [
+        numba.__version__,
+        llvmlite.__version__,
+        sys.implementation.cache_tag,
+        platform.machine(),
+        llvmlite.binding.get_default_triple(),
+        llvmlite.binding.get_host_cpu_name(),
+        llvmlite.binding.get_host_cpu_features().flatten(),
+        os.environ.get("NPRESNET_VECTOR"),
+        *(getattr(config, name, None) for name in SETTINGS),
+    ]
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()[:24]
+
+
+def _parent() -> Path:
+    """Return the folder for all versions: NUMBA_CACHE_DIR, XDG_CACHE_HOME, or the home's."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen) / "npresnet"
+    if os.name == "nt":
+        local = os.environ.get("LOCALAPPDATA")
+        return Path(local or Path.home() / "AppData" / "Local") / "npresnet" / "cache"
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(xdg if os.path.isabs(xdg) else Path.home() / ".cache") / "npresnet"
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Return the folder of this version's compiled kernels, made if need be; None if it can't be.
+
+    Code is loaded from a folder only if nobody else can write to it.
+    """
+    try:
+        key = _key()
+        if key is None:
+            raise OSError("the package's sources can't be read")
+        folder = _parent() / key
+        fresh = not folder.exists()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if hasattr(os, "getuid"):
+            if found.st_uid != os.getuid():
+                raise PermissionError(f"{folder} belongs to another user")
+            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise PermissionError(f"others can write to {folder}")
+        with tempfile.TemporaryFile(dir=folder):
+            os.utime(folder)
+        if fresh:
+            _forget_old(folder)
+    except (OSError, RuntimeError) as error:  # Path.home() raises RuntimeError
+        _complain(error)
+        return None
+    return folder
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete the folders of versions that no run has used for long."""
+    with contextlib.suppress(OSError):
+        for other in folder.parent.iterdir():
+            unused = time.time() - other.stat().st_mtime > FORGOTTEN_AFTER
+            if unused and re.fullmatch("[0-9a-f]{24}", other.name) and not other.is_symlink():
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _complain(error: Exception) -> None:
+    """Say, once, that nothing is kept."""
+    global _complained
+    if not _complained:
+        _complained = True
+        warnings.warn(
+            f"compiled kernels are not kept between runs ({error}): set NUMBA_CACHE_DIR to a "
+            "folder that you can write to",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+class _CheckedFiles:
+    """The files of one function's compiled forms: what Numba's cache calls for storage.
+
+    Each form has a file of its own, named by the key, so that no index has to be kept right.
+    """
+
+    def __init__(self, cache_path: str, filename_base: str, source_stamp: object) -> None:
+        self._folder = Path(cache_path)
+        self._base = filename_base
+        self._stamp = source_stamp
+
+    def _path(self, key: object) -> Path:
+        name = hashlib.sha256(repr((key, self._stamp)).encode()).hexdigest()[:24]
+        return self._folder / f"{self._base}.{name}.nbc"
+
+    def load(self, key: object) -> Any:
+        """Return what was saved under a key, None if that is nothing or damaged."""
+        try:
+            content = self._path(key).read_bytes()
+            body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+            if hashlib.sha256(body).digest() != digest:
+                return None
+            return caching.pickle.loads(body)
+        except Exception:  # unpickling raises anything
+            return None
+
+    def save(self, key: object, data: object) -> None:
+        """Keep compiled code: written aside, then renamed."""
+        body = caching.dumps(data)
+        path = self._path(key)
+        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}")
+        try:
+            aside.write_bytes(body + hashlib.sha256(body).digest())
+            os.replace(aside, path)
+        except OSError as error:  # a full disk doesn't keep kernels from running
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            _complain(error)
+
+    def flush(self) -> None:
+        """Forget this function's compiled forms."""
+        for path in self._folder.glob(f"{self._base}.*.nbc"):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[bool]:
+    """Keep the functions that Numba's decorators make in this block; yields whether it can.
+
+    Use as ``with kept() as keep: compiled = numba.njit(cache=keep)(function)``.
+    """
+    with _lock:
+        folder = cache_folder()
+        if folder is None:
+            yield False
+            return
+        before = config.CACHE_DIR, caching.IndexDataCacheFile
+        config.CACHE_DIR, caching.IndexDataCacheFile = str(folder), _CheckedFiles
+        try:
+            yield True
+        finally:
+            config.CACHE_DIR, caching.IndexDataCacheFile = before
+
+
 def announce() -> None:
-    """Placeholder."""
+    """Say on stderr that kernels are about to be compiled, if none are kept from an earlier run."""
+    global _announced
+    with _lock:
+        if _announced:
+            return
+        _announced = True
+        folder = cache_folder()
+        if folder is None:
+            print("npresnet: compiling kernels for this processor", file=sys.stderr)
+        elif next(folder.glob("fast_*/*.nbc"), None) is None:
+            print(
+                f"npresnet: compiling kernels for this processor, once (kept in {folder})",
+                file=sys.stderr,
+            )

@@ -229,12 +229,21 @@ class Convolution:
             channel_sums(y, sums)
 
     def grad_input(
-        self, grad_y: Floats, packed_grad: Floats, grad_x: Floats, scratch: Floats
+        self,
+        grad_y: Floats,
+        packed_grad: Floats,
+        grad_x: Floats,
+        scratch: Floats,
+        accumulate: bool = False,
     ) -> None:
-        """Compute the gradient of x (N, H, W, C) from that of y (N, P, Q, K)."""
+        """Compute the gradient of x (N, H, W, C) from that of y (N, P, Q, K), or add it.
+
+        ``accumulate`` makes grad_x its own residual: each place is read where it is written.
+        """
+        epilogue = Epilogue(residual=grad_x) if accumulate else NO_EPILOGUE
         start = 0
         for problem, _ in self._backward:
-            problem.run(grad_y, packed_grad[start:], grad_x, scratch, NO_EPILOGUE)
+            problem.run(grad_y, packed_grad[start:], grad_x, scratch, epilogue)
             start += _aligned_floats(problem.weight_floats)
 
     def grad_weight(self, x: Floats, grad_y: Floats, grad_weight: Floats, scratch: Floats) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from numba import cfunc, njit, prange, types
 from numba.extending import register_jitable
 
+from ..cache import kept
 from .vector import fetch_add, indirect_call, load_int
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -56,7 +57,8 @@ class Kernel:
             with _lock:
                 if not self._address:
                     arguments = [types.int64] * len(signature(self.function).parameters)
-                    compiled = cfunc(types.void(*arguments), cache=True)(self.function)
+                    with kept() as keep:
+                        compiled = cfunc(types.void(*arguments), cache=keep)(self.function)
                     self._compiled = compiled
                     self._address = int(compiled.address or 0)
         return self._address
@@ -99,7 +101,8 @@ def _loop(parallel: bool) -> Callable[[int, int, int], None]:
     with _lock:
         function = _on_all if parallel else _on_one
         arguments = types.void(types.int64, types.int64, types.int64)
-        compiled = njit(arguments, parallel=parallel, nogil=True, cache=True)(function)
+        with kept() as keep:
+            compiled = njit(arguments, parallel=parallel, nogil=True, cache=keep)(function)
         return cast(Callable[[int, int, int], None], compiled)
 
 

@@ -1,0 +1,379 @@
+"""Inference plans: a model traced once and run by the fastest kernels that its backend has."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from npresnet.backend import Backend, for_arrays
+from npresnet.engine.arena import Arena, ArenaPool
+from npresnet.engine.batch import grows
+from npresnet.engine.graph import INTERMEDIATE, Graph, Node, Value
+from npresnet.engine.kernels import PlanKernels
+from npresnet.engine.passes.choose_algorithm import choose_algorithm
+from npresnet.engine.passes.fold_batch_norm import fold_batch_norm
+from npresnet.engine.passes.fuse_epilogue import fuse_epilogue
+from npresnet.engine.passes.plan_memory import Buffer, plan_memory
+from npresnet.engine.steps import Frame, Step, inference_step
+from npresnet.engine.trace import trace_any_batch
+from npresnet.engine.weights import Prepared, prepare
+from npresnet.errors import BackendError, DtypeError, GraphError, RangeError, ShapeError
+from npresnet.functional.activation import Dropout
+from npresnet.nn import Module
+from npresnet.tape import no_grad
+from npresnet.tensor import Tensor
+from npresnet_kernels.contract import Array
+
+__all__ = ["EagerPlan", "InferencePlan", "checked_shape", "compile", "home", "received"]
+
+
+def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a plan's shape as a tuple.
+
+    Raises
+    ------
+    ShapeError
+        If it isn't a batch and the sizes of an image, all at least 1.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if len(sizes) < 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
+        raise ShapeError(
+            f"a plan needs the shape of a batch, for instance (8, 3, 224, 224), got {shape!r}"
+        )
+    return tuple(int(n) for n in sizes)
+
+
+def home(model: Module) -> tuple[Backend, np.dtype[Any]]:
+    """Return the backend that a model lives on, and the dtype it computes in."""
+    tensors = [*model.parameters(), *model.buffers()]
+    floats = [t.dtype for t in tensors if t.dtype.kind == "f"]
+    return for_arrays([t.data for t in tensors]), floats[0] if floats else np.dtype(np.float32)
+
+
+def received(x: Any, shape: tuple[int, ...], dtype: Any, backend: Backend) -> Array:
+    """Return the array in ``x``, checked against what a plan was made for.
+
+    Raises
+    ------
+    ShapeError, DtypeError, BackendError
+        If it doesn't fit.
+    """
+    array = x.data if isinstance(x, Tensor) else x
+    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+        raise DtypeError(f"a plan takes an array or a Tensor, got {type(x).__name__}")
+    if not backend.owns(array):
+        raise BackendError(
+            f"the input doesn't live on the {backend.device}, where the plan runs: call "
+            f'tensor.to("{backend.device}")'
+        )
+    if array.dtype != dtype:
+        raise DtypeError(
+            f"the plan was made for {dtype}, got {array.dtype}: convert the input "
+            f'(x.astype("{dtype}")), or compile the model in that dtype'
+        )
+    if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
+        raise ShapeError(
+            f"the plan was made for inputs of shape (up to {shape[0]}, "
+            f"{', '.join(map(str, shape[1:]))}), got {array.shape}: compile one for that shape"
+        )
+    if len(array) > shape[0]:
+        raise ShapeError(
+            f"the plan was made for batches of up to {shape[0]}, got {len(array)}: split the "
+            "batch, or compile a plan for it"
+        )
+    result: Array = array
+    return result
+
+
+def entered(x: Array, memory: Array | None, kernels: PlanKernels | None) -> Array:
+    """Return a plan's input in the memory order that fast kernels want, in ``memory`` if need be.
+
+    Without memory for it, the input is handed through.
+    """
+    if memory is None or kernels is None or x.transpose(0, 2, 3, 1).flags.c_contiguous:
+        return x
+    if x.flags.c_contiguous:
+        kernels.to_channels_last(x, memory.transpose(0, 2, 3, 1))
+    else:
+        memory[...] = x
+    return memory
+
+
+class InferencePlan:
+    """A model in evaluation mode, ready to run for inputs of one shape and batches up to its own.
+
+    Call it with an array or a Tensor; the result is a new one of the same kind. Several threads
+    may call it at once. Parameters are watched: a plan prepares anew what depends on those that
+    changed.
+
+    Attributes
+    ----------
+    graph : Graph
+        What it runs; print it.
+    shape : tuple of int
+        Of the largest input.
+    dtype : dtype
+        Of inputs and outputs.
+    backend : Backend
+        Where it runs.
+    """
+
+    def __init__(
+        self, model: Module, shape: tuple[int, ...], algorithm: str, fast: bool = True
+    ) -> None:
+        self.backend, self.dtype = home(model)
+        self.shape = shape
+        self._model = model
+        self._algorithm = algorithm
+        self._others: dict[int, InferencePlan] = {}  # where the batch changes what is done
+        self._lock = threading.Lock()
+        kernels: PlanKernels | None = None
+        if fast and self.dtype == np.float32:
+            kernels = self.backend.plan_kernels
+        graph = trace_any_batch(model, shape, self.dtype)
+        graph = fuse_epilogue(fold_batch_norm(graph))
+        self.graph = graph = choose_algorithm(graph, kernels, algorithm)
+        self._kernels = kernels
+        if kernels is not None:
+            kernels.announce()
+
+        self._fixed, flowing = _by_parameters(graph)
+        self._steps = [inference_step(node, self.backend, kernels) for node in flowing]
+        self._kept = _kept(graph, self._steps)
+        self._layout, self._arena_bytes = self._plan_memory()
+        self._arenas = ArenaPool(lambda: Arena(self._arena_bytes))
+        self._prepared = self._prepare()
+
+    # ------------------------------------------------------------------ running
+
+    def __call__(self, x: Any) -> Any:
+        """Compute the model's output.
+
+        Parameters
+        ----------
+        x : array or Tensor
+            The plan's shape, or one with fewer images.
+
+        Returns
+        -------
+        array or Tensor
+            What the model returns, new, of the kind of ``x``.
+
+        Raises
+        ------
+        ShapeError, DtypeError, BackendError
+            If ``x`` isn't what the plan was made for.
+        """
+        array = received(x, self.shape, self.dtype, self.backend)
+        if self.graph.batch not in (None, len(array)):
+            return self._other(len(array))(x)
+        outputs = self._run(array)
+        if isinstance(x, Tensor):
+            return self.graph.rebuild([Tensor(y) for y in outputs])
+        return self.graph.rebuild(outputs)
+
+    def refresh(self) -> None:
+        """Prepare everything that depends on parameters anew."""
+        with self._lock:
+            self._prepared = self._prepare()
+            for plan in self._others.values():
+                plan.refresh()
+
+    def _run(self, x: Array) -> list[Array]:
+        batch = len(x)
+        prepared = self._current()
+        if batch == 0:
+            xp = self.backend.xp
+            return [xp.empty(v.shape_at(0), v.dtype) for v in self.graph.outputs]
+        with self._arenas.lend() as arena, no_grad(), np.errstate(all="ignore"):
+            if batch not in arena.views:
+                arena.views[batch] = self._views(arena, batch)
+            values = dict(prepared.values)
+            values.update(zip(self._layout, arena.views[batch], strict=True))
+            entry = self.graph.inputs[0]
+            values[entry] = entered(x, values.get(entry), self._kernels)
+            frame = Frame(values, batch, arena.scratch(self._scratch_floats()))
+            for step, pack in zip(self._steps, prepared.packs, strict=True):
+                step.run(frame, pack)
+                for value in step.done:
+                    del values[value]
+            # copies: the arena is somebody else's in a moment
+            return [values[v].copy(order="K") for v in self.graph.outputs]
+
+    def _current(self) -> Prepared:
+        """Return what the parameters, as they are now, come to."""
+        prepared = self._prepared
+        if not prepared.holds():
+            with self._lock:
+                if not self._prepared.holds():
+                    self._prepared = self._prepare()
+                prepared = self._prepared
+        return prepared
+
+    def _prepare(self) -> Prepared:
+        outside = self.graph.outside()
+        with np.errstate(all="ignore"):
+            return prepare(outside, self._fixed, self._steps, self._kept, self.backend)
+
+    def _other(self, batch: int) -> InferencePlan:
+        """Return a plan for another batch, for a model that does something else for it."""
+        with self._lock:
+            if batch not in self._others:
+                shape = (batch, *self.shape[1:])
+                self._others[batch] = InferencePlan(
+                    self._model, shape, self._algorithm, self._kernels is not None
+                )
+            return self._others[batch]
+
+    # ------------------------------------------------------------------ memory
+
+    def _plan_memory(self) -> tuple[dict[Value, int], int]:
+        """Give each value that a fast step writes its offset in the arena; return its size too."""
+        last = _last_reads(self._steps, self.graph.outputs)
+        first = {step.node.output: i for i, step in enumerate(self._steps) if step.buffered}
+        entry = self.graph.inputs[0]
+        if self._kernels is not None and len(entry.shape) == 4 and entry in last:
+            first[entry] = 0
+        for value, number in last.items():
+            if value not in first and value.kind == INTERMEDIATE and number < len(self._steps):
+                self._steps[number].done.append(value)
+        batch = self.shape[0]
+        buffers = [Buffer(v.bytes_at(batch), start, last[v]) for v, start in first.items()]
+        offsets, size = plan_memory(buffers)
+        return dict(zip(first, offsets, strict=True)), size
+
+    def _views(self, arena: Arena, batch: int) -> list[Array]:
+        """Return each buffered value's memory, maps as logical (N, C, H, W)."""
+        return [arena.place(o, v.shape_at(batch), v.dtype) for v, o in self._layout.items()]
+
+    def _scratch_floats(self) -> int:
+        if self._kernels is None:
+            return 0
+        threads = self._kernels.thread_count()
+        return max((step.scratch_floats(threads) for step in self._steps), default=0)
+
+    def __repr__(self) -> str:
+        return f"<inference plan of {type(self._model).__name__} for {self.shape}, {self.dtype}>"
+
+
+class EagerPlan:
+    """A model that can't be traced, called like a plan.
+
+    Attributes
+    ----------
+    reason : str
+        Why it can't be traced.
+    """
+
+    def __init__(self, model: Module, shape: tuple[int, ...], reason: str) -> None:
+        self.backend, self.dtype = home(model)
+        self.shape = shape
+        self.reason = reason
+        self._model = model
+
+    def __call__(self, x: Any) -> Any:
+        """Run the model eagerly, in evaluation mode; arguments and errors as of a plan."""
+        array = received(x, self.shape, self.dtype, self.backend)
+        modes = [(module, module.training) for module in self._model.modules()]
+        self._model.eval()
+        try:
+            with no_grad():
+                output = self._model(Tensor(array))
+        finally:
+            for module, mode in modes:
+                module.__dict__["training"] = mode
+        return output if isinstance(x, Tensor) else _arrays(output)
+
+    def refresh(self) -> None:
+        """Do nothing: eager execution reads the parameters each time."""
+
+
+def _arrays(output: Any) -> Any:
+    """Return tensors as arrays, whatever holds them."""
+    if isinstance(output, Tensor):
+        return output.data
+    if isinstance(output, tuple | list):
+        return type(output)(_arrays(part) for part in output)
+    if isinstance(output, dict):
+        return {key: _arrays(part) for key, part in output.items()}
+    return output
+
+
+def compile(
+    model: Module, shape: Sequence[int], algorithm: str = "auto", fallback: str | None = None
+) -> InferencePlan | EagerPlan:
+    """Make a plan: the model in evaluation mode, faster than eager and with its results.
+
+    Parameters
+    ----------
+    model : Module
+        Stays in use: a plan reads its parameters, and sees when they change.
+    shape : sequence of int
+        Of the largest batch, for instance (8, 3, 224, 224); smaller ones are taken too.
+    algorithm : {"auto", "im2col", "direct", "winograd"}
+        How convolutions are computed where there is a choice; "auto" chooses by their shapes.
+    fallback : {None, "eager"}
+        What to do with a model that can't be traced, since its forward depends on the values of
+        its tensors: raise an error, or run it eagerly.
+
+    Returns
+    -------
+    InferencePlan or EagerPlan
+        Called with an array or a Tensor.
+
+    Raises
+    ------
+    GraphError
+        If the model can't be traced.
+    ShapeError, RangeError
+        If the model doesn't take such a shape, or an argument is none of those listed.
+    """
+    if fallback not in (None, "eager"):
+        raise RangeError(f"fallback must be None or 'eager', got {fallback!r}")
+    sizes = checked_shape(shape)
+    try:
+        return InferencePlan(model, sizes, algorithm)
+    except GraphError as error:
+        if fallback is None:
+            raise
+        return EagerPlan(model, sizes, str(error))
+
+
+def _by_parameters(graph: Graph) -> tuple[list[Node], list[Node]]:
+    """Part the nodes into those that depend on parameters alone, and those that inputs reach."""
+    flowing_values = set(graph.inputs)
+    fixed, flowing = [], []
+    for node in graph.nodes:
+        # a dropout that a model leaves on draws anew each time
+        varies = node.operation is Dropout or grows(node.attributes)
+        if varies or flowing_values.intersection(node.inputs):
+            flowing_values.add(node.output)
+            flowing.append(node)
+        else:
+            fixed.append(node)
+    return fixed, flowing
+
+
+def _last_reads(steps: list[Step], outputs: list[Value]) -> dict[Value, int]:
+    """Return the number of the last step that needs each value; results outlive all steps."""
+    last: dict[Value, int] = {}
+    for number, step in enumerate(steps):
+        last.update(dict.fromkeys((*step.reads, step.node.output), number))
+    last.update(dict.fromkeys(outputs, len(steps)))
+    # What a step didn't write into memory given to it may be a view of what it read.
+    for step in reversed(steps):
+        if not step.buffered:
+            for value in step.reads:
+                last[value] = max(last[value], last[step.node.output])
+    return last
+
+
+def _kept(graph: Graph, steps: list[Step]) -> list[Value]:
+    """Return what steps read, or the plan returns, without computing it."""
+    made = {step.node.output for step in steps} | set(graph.inputs)
+    wanted = dict.fromkeys(value for step in steps for value in step.reads)
+    wanted.update(dict.fromkeys(graph.outputs))
+    return [value for value in wanted if value not in made]

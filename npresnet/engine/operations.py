@@ -1,0 +1,158 @@
+"""Operations that only plans have: several of eager's in one.
+
+Each is an :class:`~npresnet.tape.Operation` like any other, written with the contract's kernels;
+where a backend has a kernel that does all of it in one pass, the plan calls that instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npresnet.functional.conv import Conv2d
+from npresnet.functional.norm import BatchNorm
+from npresnet.tape import Context, Operation
+from npresnet_kernels.contract import Array
+
+__all__ = ["ConvEpilogue", "Detach", "FoldedBias", "FoldedWeight", "NormActivation"]
+
+
+class Detach(Operation):
+    """The same values; no gradient passes."""
+
+    name = "detach"
+
+    @staticmethod
+    def forward(ctx: Context, x: Array) -> Array:
+        """Hand x through."""
+        return x
+
+    @staticmethod
+    def backward(ctx: Context, grad_output: Array) -> tuple[None]:
+        """Stop the gradient."""
+        return (None,)
+
+
+def _scale(weight: Array | None, variance: Array, eps: float) -> Array:
+    """Return weight / sqrt(variance + eps) in float64."""
+    scale = 1 / np.sqrt(variance.astype(np.float64) + eps)
+    return scale if weight is None else scale * weight.astype(np.float64)
+
+
+class FoldedWeight(Operation):
+    """A convolution's weight (O, I, kH, kW) times the scale of the batch norm behind it."""
+
+    name = "folded_weight"
+
+    @staticmethod
+    def forward(
+        ctx: Context, weight: Array, gamma: Array | None, variance: Array, *, eps: float
+    ) -> Array:
+        """Multiply in float64 and round once."""
+        scale = _scale(gamma, variance, eps)[:, None, None, None]
+        folded: Array = ctx.xp.empty_like(weight)
+        # in one pass over memory, which is most of the time that compiling takes
+        ctx.xp.multiply(weight, scale, out=folded, dtype=np.float64, casting="same_kind")
+        return folded
+
+
+class FoldedBias(Operation):
+    """The bias (O,) that a convolution and the batch norm behind it add together."""
+
+    name = "folded_bias"
+
+    @staticmethod
+    def forward(
+        ctx: Context,
+        bias: Array | None,
+        gamma: Array | None,
+        beta: Array | None,
+        mean: Array,
+        variance: Array,
+        *,
+        eps: float,
+    ) -> Array:
+        """(bias - mean) * scale + beta, in float64 and rounded once."""
+        centre = -mean.astype(np.float64)
+        if bias is not None:
+            centre = centre + bias.astype(np.float64)
+        total = centre * _scale(gamma, variance, eps)
+        if beta is not None:
+            total = total + beta.astype(np.float64)
+        folded: Array = total.astype(mean.dtype)
+        return folded
+
+
+class ConvEpilogue(Operation):
+    """relu(conv(x) + bias + residual); the residual and the ReLU may be missing.
+
+    Training has neither, but may ask for ``statistics``: sums for the batch norm behind it, where
+    a kernel gathers them on its way.
+    """
+
+    name = "conv2d_epilogue"
+
+    @staticmethod
+    def forward(
+        ctx: Context,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        residual: Array | None,
+        *,
+        relu: bool,
+        statistics: bool = False,
+        algorithm: str = "im2col",
+        **window: Any,
+    ) -> Array:
+        """Run the operations that it stands for, one after the other."""
+        y: Array = Conv2d.forward(ctx, x, weight, bias, **window)
+        if residual is not None:
+            y = ctx.add(y, residual)
+        return ctx.kernels.relu(y) if relu else y
+
+    @staticmethod
+    def backward(ctx: Context, grad_output: Array) -> tuple[Array | None, ...]:
+        """Gradients of x, weight and bias; training leaves residual and ReLU to batch norm."""
+        inner = Context(ctx.backend, ctx.needs_grad[:3])
+        inner.save(*ctx.saved)
+        return (*Conv2d.backward(inner, grad_output), None)
+
+
+class NormActivation(Operation):
+    """relu(batch_norm(x) + residual); the residual and the ReLU may be missing."""
+
+    name = "batch_norm_activation"
+
+    @staticmethod
+    def forward(
+        ctx: Context,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        running_mean: Array | None,
+        running_var: Array | None,
+        residual: Array | None,
+        *,
+        relu: bool,
+        **rule: Any,
+    ) -> Array:
+        """Run the operations that it stands for, one after the other."""
+        y: Array = BatchNorm.forward(ctx, x, weight, bias, running_mean, running_var, **rule)
+        if residual is not None:
+            y = ctx.add(y, residual)
+        if relu:
+            y = ctx.kernels.relu(y)
+        ctx.save(ctx.saved, y if relu else None, residual is not None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, grad_output: Array) -> tuple[Array | None, ...]:
+        """Gradients of x, weight, bias, none for the running statistics, and of the residual."""
+        saved, y, has_residual = ctx.saved
+        if y is not None:
+            grad_output = ctx.kernels.relu_grad(grad_output, y)
+        inner = Context(ctx.backend, ctx.needs_grad[:5])
+        inner.save(*saved)
+        return (*BatchNorm.backward(inner, grad_output), grad_output if has_residual else None)

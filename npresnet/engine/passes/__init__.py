@@ -1,0 +1,1 @@
+"""Rearrangements of a graph: each file one pass, a function from graph to graph."""

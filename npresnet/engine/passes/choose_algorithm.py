@@ -1,0 +1,60 @@
+"""Choose how each convolution is computed, by its shape alone.
+
+Never by batch or threads, and never by timing: an image gets the same bits alone, in any batch,
+today and tomorrow. The choice itself is the kernels' (they know vector widths and caches).
+"""
+
+from __future__ import annotations
+
+from npresnet.engine.graph import Graph, Node
+from npresnet.engine.kernels import PlanKernels
+from npresnet.engine.operations import ConvEpilogue
+from npresnet.errors import RangeError
+
+__all__ = ["ALGORITHMS", "choose_algorithm"]
+
+ALGORITHMS = ("auto", "im2col", "direct", "winograd")
+
+
+def choose_algorithm(graph: Graph, kernels: PlanKernels | None, asked: str = "auto") -> Graph:
+    """Return the graph with the attribute ``algorithm`` set in every convolution.
+
+    Parameters
+    ----------
+    graph : Graph
+        With convolutions made :class:`~npresnet.engine.operations.ConvEpilogue`.
+    kernels : PlanKernels or None
+        None (no fast kernels for this dtype and backend): im2col everywhere.
+    asked : str
+        ``"auto"``, or an algorithm to use wherever it can be: ``"winograd"`` where the kernel is
+        3x3 and the stride 1, ``"direct"`` without dilation and groups; im2col always can.
+
+    Raises
+    ------
+    RangeError
+        If there is no such algorithm.
+    """
+    if asked not in ALGORITHMS:
+        raise RangeError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {asked!r}")
+
+    def chosen(node: Node) -> Node:
+        if node.operation is not ConvEpilogue:
+            return node
+        x, weight = node.inputs[:2]
+        assert x is not None
+        assert weight is not None
+        rule = node.attributes
+        algorithm = "im2col"
+        if kernels is not None and asked != "im2col":
+            algorithm = kernels.choose_algorithm(
+                x.shape[1:],
+                weight.shape,
+                rule["stride"],
+                rule["padding"],
+                rule["dilation"],
+                rule["groups"],
+                asked,
+            )
+        return Node(node.operation, node.inputs, {**rule, "algorithm": algorithm}, node.output)
+
+    return graph.with_nodes(map(chosen, graph.nodes))

@@ -1,0 +1,312 @@
+"""Inference plans against eager: the same numbers, whatever the batch and whoever calls."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npresnet as nr
+from npresnet import nn
+from npresnet.engine import EagerPlan
+from npresnet.errors import BackendError, DtypeError, GraphError, RangeError, ShapeError
+from tests.engine.networks import Branching, Odd, Several, Squeezing, eager, lived_in
+from tests.parity import relative_error
+
+CASES = {
+    "resnet18": (lambda: nr.resnet18(num_classes=7), (3, 3, 64, 64)),
+    "resnet50": (lambda: nr.resnet50(num_classes=7), (2, 3, 64, 64)),
+    "small": (lambda: nr.resnet18(num_classes=7, small_input=True), (3, 3, 32, 32)),
+    "odd": (Odd, (4, 3, 17, 15)),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    nr.manual_seed(7)
+    make, shape = CASES[request.param]
+    model = lived_in(make()).eval()
+    return model, np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def test_float32_agrees_with_eager(case):
+    model, x = case
+    plan = nr.compile(model, x.shape)
+    y32, y = plan(x), eager(model, x)
+    truth = eager(model.double(), x.astype(np.float64))
+    assert y32.dtype == np.float32
+    assert relative_error(y32, truth) <= 4 * relative_error(y, truth) + 2e-6
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_float64_agrees_with_eager(case, name):
+    model, x = case
+    x = x[:2].astype(np.float64)
+    with nr.use_backend(name):
+        model.double()
+        plan = nr.compile(model, x.shape)
+        assert relative_error(plan(x), eager(model, x)) <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_image_gets_the_same_bits_in_any_batch(case, dtype):
+    model, x = case
+    model.to(dtype)
+    x = x.astype(dtype)
+    plan, large = nr.compile(model, x.shape), nr.compile(model, (2 * len(x), *x.shape[1:]))
+    y = plan(x)
+    for i in range(len(x)):
+        np.testing.assert_array_equal(plan(x[i : i + 1]), y[i : i + 1])
+    np.testing.assert_array_equal(plan(x[::-1]), y[::-1])
+    np.testing.assert_array_equal(large(np.concatenate([x, x])), np.concatenate([y, y]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_threads_do_not_change_bits(case, dtype):
+    numba = pytest.importorskip("numba")
+    from npresnet_kernels.cpu import threads
+
+    model, x = case
+    x = x.astype(dtype)
+    plan = nr.compile(model.to(dtype), x.shape)
+    y = plan(x)
+    before = numba.get_num_threads(), threads.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        threads.set_num_threads(1)
+        np.testing.assert_array_equal(plan(x), y)
+    finally:
+        numba.set_num_threads(before[0])
+        threads.set_num_threads(before[1])
+
+
+FORK = """
+import os, signal
+import numpy as np
+import npresnet as nr
+plan = nr.compile(nr.resnet18(num_classes=3), (4, 3, 64, 64))
+x = np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype(np.float32)
+y = plan(x)
+child = os.fork()
+if not child:
+    signal.alarm(60)  # a child that hangs dies of it
+    os._exit(0 if (plan(x) == y).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert (plan(x) == y).all()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_can_go_on_with_a_plan():
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'kernels'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], env=environment, capture_output=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("algorithm", ["im2col", "direct", "winograd"])
+def test_algorithms_can_be_forced(algorithm):
+    model = lived_in(nr.resnet18(num_classes=7)).eval()
+    x = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    plan = nr.compile(model, x.shape, algorithm=algorithm)
+    used = {n.attributes["algorithm"] for n in plan.graph.nodes if "algorithm" in n.attributes}
+    assert all(name.startswith((algorithm, "direct")) for name in used)
+    assert any(name.startswith(algorithm) for name in used)
+    assert relative_error(plan(x), eager(model, x)) <= 1e-5
+
+
+def test_the_graph_is_fused():
+    plan = nr.compile(nr.resnet34(num_classes=5), (1, 3, 64, 64))
+    flowing = [n.operation.name for n in plan.graph.nodes if "folded" not in n.operation.name]
+    assert flowing == [
+        "conv2d_epilogue", "max_pool2d", *["conv2d_epilogue"] * 35,
+        "adaptive_avg_pool2d", "reshape", "linear",
+    ]  # fmt: skip
+
+
+def test_kind_of_the_result(case):
+    model, x = case
+    plan = nr.compile(model, x.shape)
+    y, again = plan(x), plan(x)
+    assert isinstance(y, np.ndarray)
+    assert not np.shares_memory(y, again)
+    t = plan(nr.tensor(x, requires_grad=True))
+    assert isinstance(t, nr.Tensor)
+    assert not t.requires_grad
+    np.testing.assert_array_equal(t.numpy(), y)
+    np.testing.assert_array_equal(y, again)
+
+
+def test_memory_order_of_the_input(case):
+    model, x = case
+    plan = nr.compile(model, x.shape)
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    strided = np.repeat(x, 2, axis=3)[..., ::2]
+    before = x.copy()
+    np.testing.assert_array_equal(plan(last), plan(x))
+    np.testing.assert_array_equal(plan(strided), plan(x))
+    np.testing.assert_array_equal(x, before)
+
+
+def test_several_outputs_and_an_empty_batch():
+    model = lived_in(Several()).eval()
+    x = np.random.default_rng(1).standard_normal((2, 3, 6, 6)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    y = plan(x)
+    np.testing.assert_array_equal(y["pair"][1], x)
+    assert not np.shares_memory(y["pair"][1], x)
+    with nr.no_grad():
+        truth = model(nr.tensor(x))
+    assert relative_error(y["maps"], truth["maps"].numpy()) < 1e-6
+    assert relative_error(y["pair"][0], truth["pair"][0].numpy()) < 1e-6
+    assert plan(x[:0])["maps"].shape == (0, 4, 6, 6)
+
+
+def test_nan_and_inf_travel_through(case):
+    model, x = case
+    plan = nr.compile(model, x.shape)
+    x = x.copy()
+    clean = plan(x)
+    x[0, 0, 3, 3] = np.nan
+    y = plan(x)
+    assert np.isnan(y[0]).all()
+    np.testing.assert_array_equal(y[1:], clean[1:])
+    np.testing.assert_array_equal(plan(x[1:]), clean[1:])
+
+
+def test_a_plan_sees_changed_weights(case):
+    model, x = case
+    plan = nr.compile(model, x.shape)
+
+    def check():
+        assert relative_error(plan(x), eager(model, x)) <= 1e-5
+
+    first = plan(x)
+    parameters = list(model.parameters())
+    optimizer = nr.optim.SGD(parameters, lr=0.01)
+    for p in parameters:
+        p.grad = np.ones_like(p.data)
+    optimizer.step()
+    check()
+    assert (plan(x) != first).any()
+    state = {k: v.copy() for k, v in model.state_dict().items()}
+    for p in parameters:
+        p.data = p.data * np.float32(1.25)  # another array
+    check()
+    model.load_state_dict(state)
+    check()
+    nn.init.constant_(parameters[-1], 3.0)
+    check()
+    for p in parameters:
+        p.data *= np.float32(0.8)  # in place, past npresnet: seen by samples
+    check()
+    with nr.no_grad():
+        model.train()
+        model(nr.tensor(x))  # moves the running statistics
+        model.eval()
+    check()
+    largest = max(parameters, key=lambda p: p.data.size)
+    largest.data.reshape(-1)[1] += 1  # a single element: told
+    plan.refresh()
+    check()
+
+
+def test_a_plan_of_a_model_in_training_mode_evaluates():
+    model = lived_in(nr.resnet18(num_classes=7)).train()
+    x = np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    assert model.training
+    assert relative_error(plan(x), eager(model.eval(), x)) <= 1e-5
+
+
+def test_several_threads_at_once(case):
+    model, x = case
+    plan = nr.compile(model, x.shape)
+    truth = [plan(x[: 1 + i % len(x)] + np.float32(i)) for i in range(6)]
+    wrong = []
+
+    def work(i):
+        for _ in range(5):
+            if (plan(x[: 1 + i % len(x)] + np.float32(i)) != truth[i]).any():
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_wrong_input():
+    plan = nr.compile(nr.resnet18(num_classes=7), (2, 3, 32, 32))
+    x = np.zeros((2, 3, 32, 32), np.float32)
+    with pytest.raises(ShapeError, match=r"\(up to 2, 3, 32, 32\), got \(2, 3, 32, 31\)"):
+        plan(x[..., :31])
+    with pytest.raises(ShapeError, match="got \\(3, 32, 32\\)"):
+        plan(x[0])
+    with pytest.raises(ShapeError, match="batches of up to 2, got 3"):
+        plan(np.zeros((3, 3, 32, 32), np.float32))
+    with pytest.raises(DtypeError, match="made for float32, got float64"):
+        plan(x.astype(np.float64))
+    with pytest.raises(DtypeError, match="got list"):
+        plan(x.tolist())
+
+    class Elsewhere:
+        dtype, shape, ndim = np.dtype(np.float32), (2, 3, 32, 32), 4
+
+    with pytest.raises(BackendError, match="doesn't live on the cpu"):
+        plan(Elsewhere())
+    with pytest.raises(ShapeError, match="expected 3 input channels, got 4"):
+        nr.compile(nr.resnet18(), (2, 4, 32, 32))
+    with pytest.raises(ShapeError, match="shape of a batch"):
+        nr.compile(nr.resnet18(), (0, 3, 32, 32))
+    with pytest.raises(RangeError, match="algorithm must be one of"):
+        nr.compile(nr.resnet18(), (2, 3, 32, 32), algorithm="fft")
+    with pytest.raises(RangeError, match="fallback"):
+        nr.compile(nr.resnet18(), (2, 3, 32, 32), fallback="maybe")
+
+
+def test_what_cannot_be_traced_runs_eagerly_on_request():
+    model = Branching()
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    with pytest.raises(GraphError, match='fallback="eager"'):
+        nr.compile(model, x.shape)
+    plan = nr.compile(model, x.shape, fallback="eager")
+    assert isinstance(plan, EagerPlan)
+    np.testing.assert_array_equal(plan(x), eager(model, x))
+    assert model.training
+    with pytest.raises(DtypeError):
+        plan(x.astype(np.float64))
+
+
+def test_a_model_that_depends_on_the_batch():
+    model = Squeezing()
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    for n in (4, 1, 3):
+        assert plan(x[:n]).shape == eager(model, x[:n]).shape
+        assert relative_error(plan(x[:n]), eager(model, x[:n])) < 1e-5
+    model.conv.weight.data *= 2
+    assert relative_error(plan(x[:1]), eager(model, x[:1])) < 1e-5
+
+
+def test_constants_and_parameters_as_outputs():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(np.arange(4, dtype=np.float32))
+
+        def forward(self, x):
+            return self.weight * 2, x.detach().flatten(1)
+
+    model = Constant()
+    x = np.ones((2, 1, 2, 2), np.float32)
+    y, z = nr.compile(model, x.shape)(x)
+    np.testing.assert_array_equal(y, [0, 2, 4, 6])
+    np.testing.assert_array_equal(z, np.ones((2, 4)))

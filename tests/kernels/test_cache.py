@@ -1,0 +1,132 @@
+"""Compiled code on disk: kept under a key of everything it depends on, rebuilt when damaged."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+WORK = """
+    import numpy as np
+    import numba
+    from npresnet_kernels.cpu.cache import announce, cache_folder
+    announce()
+    announce()
+    from npresnet_kernels.cpu.fast.pool import max_pool_forward
+    from npresnet_kernels.cpu import relu_grad
+    x = np.arange(2 * 6 * 6 * 4, dtype=np.float32).reshape(2, 6, 6, 4)
+    y = np.empty((2, 3, 3, 4), np.float32)
+    max_pool_forward(x, y)
+    assert (y[:, -1, -1] == x[:, -1, -1]).all()
+    assert (relu_grad(x, x)[x > 0] == x[x > 0]).all()
+    print(cache_folder())
+"""
+
+
+def run(code, **environment):
+    """Run code in a process of its own; return what it printed, out and err."""
+    settings = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", **environment}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", textwrap.dedent(code)],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.nbc")}
+
+
+def test_kept_found_again_and_rebuilt(tmp_path):
+    home = {"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": str(tmp_path)}
+    folder, said = run(WORK, **home)
+    assert said == (f"npresnet: compiling kernels for this processor, once (kept in {folder})")
+    assert Path(folder).parent == tmp_path / "npresnet"
+    kept = files(folder)
+    assert len(kept) >= 2
+
+    again, said = run(WORK, **home)
+    assert (again, said) == (folder, "")
+    assert files(folder) == kept, "nothing was compiled anew"
+
+    for i, path in enumerate(kept):
+        content = path.read_bytes()
+        half = content[: len(content) // 2]
+        path.write_bytes((half, b"", content[:-1] + b"?", b"x" + content[1:])[i % 4])
+    assert run(WORK, **home) == (folder, "")
+    whole = files(folder)
+    assert whole.keys() == kept.keys()
+    assert run(WORK, **home)[0] == folder
+    assert files(folder) == whole
+
+
+def test_several_processes_at_once(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(run, WORK, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
+        folders = {job.result()[0] for job in jobs}
+    assert len(folders) == 1
+    assert Path(folders.pop()).parent == tmp_path / "npresnet"
+    assert not [path for path in tmp_path.rglob("*") if ".nbc." in path.name], "nothing left aside"
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    folder, said = run(WORK, NUMBA_CACHE_DIR=str(blocked))
+    assert folder == "None"
+    assert said.count("compiled kernels are not kept between runs") == 1
+    assert said.count("npresnet: compiling kernels for this processor") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
+def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path):
+    folder, _ = run(WORK, NUMBA_CACHE_DIR=str(tmp_path))
+    Path(folder).chmod(0o777)
+    unsafe, said = run(WORK, NUMBA_CACHE_DIR=str(tmp_path))
+    assert unsafe == "None"
+    assert "others can write to" in said
+
+
+def test_the_key_changes_with_what_code_depends_on(tmp_path):
+    code = "from npresnet_kernels.cpu.cache import cache_folder; print(cache_folder())"
+    home = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    folders = {
+        run(code, **home)[0],
+        run(code, **home)[0],
+        run(code, **home, NPRESNET_VECTOR="sse")[0],
+        run(code, **home, NUMBA_CPU_FEATURES="-avx512f")[0],
+    }
+    assert len(folders) == 3
+    copy = tmp_path / "copy" / "npresnet_kernels"
+    shutil.copytree(ROOT / "kernels" / "npresnet_kernels", copy)
+    edited = copy / "cpu" / "fast" / "vector.py"
+    edited.write_text(edited.read_text() + "\n# another line\n")
+    folders.add(run(code, **home, PYTHONPATH=str(copy.parent))[0])
+    assert len(folders) == 4
+
+
+def test_other_code_keeps_numba_as_it_was(tmp_path):
+    run(
+        """
+        from numba.core import caching, config
+        before = config.CACHE_DIR, caching.IndexDataCacheFile
+        import npresnet_kernels.cpu
+        from npresnet_kernels.cpu.cache import kept
+        with kept() as keep:
+            assert keep and config.CACHE_DIR != before[0]
+        assert (config.CACHE_DIR, caching.IndexDataCacheFile) == before
+        """,
+        NUMBA_CACHE_DIR=str(tmp_path),
+    )
