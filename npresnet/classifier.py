@@ -31,7 +31,7 @@ from npresnet.nn import Module
 from npresnet.random import seeded
 from npresnet.training.checkpoint import ModelSettings, load_model, save_model
 from npresnet.training.datasets import hold_out
-from npresnet.training.evaluate import Evaluation, evaluate, predict_batches, probabilities
+from npresnet.training.evaluate import Evaluation, Predictor, evaluate, probabilities
 from npresnet.training.finetune import start_from
 from npresnet.training.loop import (
     EpochMetrics,
@@ -315,8 +315,18 @@ class Classifier:
         model.zero_grad()  # gradients would double what a fitted classifier weighs
         return history
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the plans out of copies and pickles: they are made again when needed."""
+        return {key: value for key, value in self.__dict__.items() if key != "_predictor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "model_" in state:
+            self._predictor = Predictor(self.model_)
+
     def _learned(self, model: Module, settings: ModelSettings, history: list[EpochMetrics]) -> None:
         self.model_ = model
+        self._predictor = Predictor(model)
         self.settings_ = settings
         self.classes_ = _class_array(settings.classes)
         self.history_ = history
@@ -334,13 +344,12 @@ class Classifier:
             The images aren't what they should be.
         """
         with self._computing():
-            model, settings = self._fitted()
+            settings = self._fitted()[1]
             items = _Items(images)
             if not len(items):
                 return np.zeros((0, len(settings.classes)), np.float32)
             loader = self._loader(items.seen_by(settings.preprocessing))
-            batches = (x for x, _ in loader)
-            return probabilities(np.concatenate(list(predict_batches(model, batches))))
+            return probabilities(np.concatenate([self._predictor(x) for x, _ in loader]))
 
     def predict(self, images: Images) -> npt.NDArray[Any]:
         """Return the likeliest class of each image, (N,); errors as `predict_proba`."""
@@ -378,7 +387,7 @@ class Classifier:
             A label is none of `classes_`; else as `predict_proba`.
         """
         with self._computing():
-            model, settings = self._fitted()
+            settings = self._fitted()[1]
             items = _Items(images)
             names = _label_list(labels, len(items))
             number = {name: i for i, name in enumerate(settings.classes)}
@@ -389,7 +398,7 @@ class Classifier:
                     "knows: see classes_"
                 )
             items.labels = [number[name] for name in names]
-            return evaluate(model, self._loader(items.seen_by(settings.preprocessing)))
+            return evaluate(self._predictor, self._loader(items.seen_by(settings.preprocessing)))
 
     def _loader(self, data: Dataset) -> DataLoader:
         return DataLoader(data, self.batch_size or 32, workers=self.workers)

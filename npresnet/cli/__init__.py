@@ -7,8 +7,10 @@ Exit status: 0 if all went well, 2 after an error (one line on standard error, n
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,9 +72,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a file name or a class that the terminal's encoding lacks is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(arguments)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Write a warning as the command's own line, without the place in the code."""
+    print(f"npresnet: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a command; turn what it raises into a line and a status."""
     try:
         if arguments.backend is not None:
             npresnet.set_backend(arguments.backend)
+        npresnet.get_backend()  # one that the environment names wrongly is found out first
         status = int(arguments.run(arguments))
         sys.stdout.flush()  # a closed pipe shows here rather than at exit
         return status

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import glob
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -31,7 +32,10 @@ examples:
   npresnet predict --weights runs/digits/best.safetensors some.png
   npresnet predict --weights best.safetensors --top-k 3 photos/ 'more/*.jpg'
   find . -name '*.png' | npresnet predict --weights best.safetensors --json -
+  curl -s https://example.org/cat.jpg | npresnet predict --weights best.safetensors -
 """
+
+Complaint: TypeAlias = Callable[[DataError], None]
 
 _BATCH = 64
 
@@ -43,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="images, folders (searched whole), glob patterns, or - for a list of paths on "
-        "standard input, one a line",
+        help="images, folders (searched whole), glob patterns, or - for standard input: paths, "
+        "one a line, or the bytes of one image",
     )
     parser.add_argument("--model", metavar="NAME", help="the network, if the file doesn't say")
     parser.add_argument(
@@ -57,53 +61,92 @@ def run(arguments: argparse.Namespace) -> int:
     """Classify in batches; print as results come."""
     model = {} if arguments.model is None else {"model": arguments.model}
     classifier = Classifier.load(arguments.weights, **model)
-    bad = 0
+    failures = 0
+
+    def complain(error: DataError) -> None:
+        nonlocal failures
+        failures += 1
+        print(f"npresnet: error: {error}", file=sys.stderr)
+
     waiting: list[tuple[str, Any]] = []
-    for path in _paths(arguments.paths):
-        try:
-            waiting.append((path, read_image(path)))
-        except DataError as error:
-            bad += 1
-            print(f"npresnet: error: {error}", file=sys.stderr)
+    for item in _images(arguments.paths, complain):
+        waiting.append(item)
         if len(waiting) == _BATCH:
-            _print_batch(classifier, waiting, arguments)
+            _print_batch(classifier, waiting, arguments, complain)
             waiting = []
-    _print_batch(classifier, waiting, arguments)
-    return 2 if bad else 0
+    _print_batch(classifier, waiting, arguments, complain)
+    return 2 if failures else 0
 
 
-def _paths(given: list[str]) -> Iterator[str]:
-    """Yield the images that the arguments mean, folders and patterns in sorted order."""
+def _images(given: list[str], complain: Complaint) -> Iterator[tuple[str, Any]]:
+    """Yield the name and pixels of each image that can be read."""
     for item in given:
-        if item == "-":
-            lines = [line.rstrip("\n") for line in sys.stdin]
-            if not any(lines):
-                raise DataError("expected paths on standard input, one a line, got none")
-            yield from _paths([line for line in lines if line and line != "-"])
-        elif os.path.isdir(item):
-            found = sorted(
-                str(p) for p in Path(item).rglob("*") if p.name.lower().endswith(IMG_EXTENSIONS)
-            )
-            if not found:
-                raise DataError(f"folder {item!r} has no images ({', '.join(IMG_EXTENSIONS)})")
-            yield from found
-        elif not os.path.exists(item) and glob.has_magic(item):
-            found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
-            if not found:
-                raise DataError(f"no file matches the pattern {item!r}")
-            yield from found
-        else:
-            yield item
+        try:
+            sources = _sources(item)
+        except DataError as error:
+            complain(error)
+            continue
+        for name, source in sources:
+            try:
+                image = read_image(source)
+            except DataError as error:
+                complain(error)
+                continue
+            yield name, image
+
+
+def _sources(item: str) -> list[tuple[str, Any]]:
+    """Return what an argument means, folders and patterns sorted: names, and what to open."""
+    if item == "-":
+        return _standard_input()
+    found = [item]
+    if os.path.isdir(item):
+        found = sorted(
+            str(p) for p in Path(item).rglob("*") if p.name.lower().endswith(IMG_EXTENSIONS)
+        )
+        if not found:
+            raise DataError(f"folder {item!r} has no images ({', '.join(IMG_EXTENSIONS)})")
+    elif not os.path.exists(item) and glob.has_magic(item):
+        found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
+        if not found:
+            raise DataError(f"no file matches the pattern {item!r}")
+    return [(path, path) for path in found]
+
+
+class _Piped(io.BytesIO):
+    """An image from standard input, under the name that errors give it."""
+
+    name = "standard input"
+
+
+def _standard_input() -> list[tuple[str, Any]]:
+    """Return the image, or the paths, one a line, that came through the pipe.
+
+    Every binary image format has a NUL near its beginning, and no path can hold one.
+    """
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    if b"\0" in data[:64]:
+        return [("-", _Piped(data))]
+    paths = [os.fsdecode(line) for line in data.splitlines() if line.strip()]
+    if not paths:
+        raise DataError("standard input is empty: expected paths, one a line, or one image")
+    return [(path, path) for path in paths]
 
 
 def _print_batch(
-    classifier: Classifier, batch: list[tuple[str, Any]], arguments: argparse.Namespace
+    classifier: Classifier,
+    batch: list[tuple[str, Any]],
+    arguments: argparse.Namespace,
+    complain: Complaint,
 ) -> None:
     if not batch:
         return
     table = classifier.predict_proba([image for _, image in batch])  # (images, classes)
     classes = classifier.classes_.tolist()
     for (path, _), row in zip(batch, table, strict=True):
+        if not np.isfinite(row).all():
+            complain(DataError(f"no finite answer for {path!r}: the weights may hold NaN"))
+            continue
         order = np.argsort(-row, kind="stable")[: arguments.top_k]
         ranked = [(classes[i], float(row[i])) for i in order]
         if arguments.json:

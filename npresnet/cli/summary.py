@@ -8,7 +8,7 @@ from npresnet import models
 from npresnet.cli._numbers import positive_int
 from npresnet.errors import RangeError
 from npresnet.inspect import summary
-from npresnet.nn import Module
+from npresnet.nn import Module, init
 from npresnet.training import load_model
 from npresnet.training.checkpoint import ARCHITECTURES
 
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build or load the network and print its table."""
-    model, size = _network(arguments)
+    with init.skip_random():  # no value shows in the table
+        model, size = _network(arguments)
     print(summary(model, arguments.input_size or size))
     return 0
 

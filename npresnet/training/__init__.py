@@ -7,8 +7,8 @@ made of can be used alone: :func:`fit_epochs` and :func:`evaluate` work on any m
 
 from npresnet.training.checkpoint import ModelSettings, load_model, save_model
 from npresnet.training.datasets import Splits, load_splits
-from npresnet.training.evaluate import Evaluation, evaluate, predict_batches
-from npresnet.training.loop import EpochMetrics, fit_epochs, make_optimizer, train_step
+from npresnet.training.evaluate import Evaluation, Predictor, evaluate
+from npresnet.training.loop import EpochMetrics, TrainStep, fit_epochs, make_optimizer
 from npresnet.training.metrics import read_metrics
 from npresnet.training.preprocessing import Preprocessing
 from npresnet.training.recipes import RECIPES, Recipe, get_recipe
@@ -20,10 +20,12 @@ __all__ = [
     "EpochMetrics",
     "Evaluation",
     "ModelSettings",
+    "Predictor",
     "Preprocessing",
     "Recipe",
     "Run",
     "Splits",
+    "TrainStep",
     "evaluate",
     "evaluate_weights",
     "fit_epochs",
@@ -31,9 +33,7 @@ __all__ = [
     "load_model",
     "load_splits",
     "make_optimizer",
-    "predict_batches",
     "read_metrics",
     "save_model",
     "train_run",
-    "train_step",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from npresnet import functional as F
-from npresnet.backend import current_backend, for_arrays
+from npresnet.engine import compile
+from npresnet.engine.inference import home
 from npresnet.errors import DataError
 from npresnet.nn import Module
-from npresnet.tape import no_grad
 from npresnet.tensor import Tensor
 
-__all__ = ["Batches", "Evaluation", "evaluate", "predict_batches", "to_device"]
+__all__ = ["Batches", "Evaluation", "Predictor", "evaluate", "probabilities"]
 
 Batches: TypeAlias = Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
@@ -63,47 +64,48 @@ class Evaluation:
         return counts.reshape(classes, classes)
 
 
-def to_device(model: Module, images: npt.NDArray[Any]) -> Tensor:
-    """Return images as a tensor where the model's parameters live, in their dtype."""
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        return Tensor(current_backend().asarray(images))
-    return Tensor(for_arrays([parameter.data]).asarray(images, dtype=parameter.dtype))
+class Predictor:
+    """The logits of batches, by compiled plans; eagerly where the model can't be traced.
 
-
-def predict_batches(
-    model: Module, batches: Iterable[npt.NDArray[Any]]
-) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield the logits of each batch, (N, classes), in evaluation mode and without a tape.
-
-    The model's mode is as it was between two batches.
+    Plans follow the model's weights. Several threads may call one predictor.
 
     Parameters
     ----------
     model : Module
-        Maps images (N, C, H, W) to logits.
-    batches : iterable of float arrays (N, C, H, W)
-        As its preprocessing makes them.
+        Maps images (N, C, H, W) to logits (N, classes); evaluated as in evaluation mode, its own
+        mode stays.
     """
-    for images in batches:
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with no_grad():
-                logits = model(to_device(model, images)).numpy()
-        finally:
-            for module, mode in modes:
-                module.training = mode
-        yield np.asarray(logits, dtype=np.float64)
+
+    def __init__(self, model: Module) -> None:
+        self._model = model
+        self._plans: dict[tuple[int, ...], Any] = {}  # by the shape of an image
+        self._lock = threading.Lock()
+
+    def __call__(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return the logits (N, classes) of images (N, C, H, W)."""
+        backend, dtype = home(self._model)
+        plan = self._plan(images.shape, backend.name)
+        logits = plan(backend.asarray(images, dtype=dtype))
+        return np.asarray(backend.to_numpy(logits), dtype=np.float64)
+
+    def _plan(self, shape: tuple[int, ...], backend: str) -> Any:
+        """Return a plan for at least so many images; it grows with the largest batch."""
+        with self._lock:
+            plan = self._plans.get(shape[1:])
+            if plan is None or plan.shape[0] < shape[0] or plan.backend.name != backend:
+                plan = compile(self._model, (max(shape[0], 1), *shape[1:]), fallback="eager")
+                self._plans[shape[1:]] = plan
+            return plan
 
 
-def evaluate(model: Module, loader: Batches) -> Evaluation:
+def evaluate(model: Module | Predictor, loader: Batches) -> Evaluation:
     """Classify every image of a loader.
 
     Parameters
     ----------
-    model : Module
-        Maps images to logits; its mode and weights stay as they are.
+    model : Module or Predictor
+        Maps images to logits; its mode and weights stay as they are. A predictor keeps its plans
+        for the next time.
     loader : DataLoader, or any iterable of (images, labels)
         Images (N, C, H, W), labels (N,) from 0.
 
@@ -112,24 +114,22 @@ def evaluate(model: Module, loader: Batches) -> Evaluation:
     DataError
         The loader is empty, or a label has no output.
     """
+    predict = model if isinstance(model, Predictor) else Predictor(model)
     labels: list[npt.NDArray[Any]] = []
-
-    def images() -> Iterator[npt.NDArray[Any]]:
-        for x, y in loader:
-            labels.append(np.asarray(y, dtype=np.int64))
-            yield x
-
-    parts = list(predict_batches(model, images()))
+    parts: list[npt.NDArray[np.float64]] = []
+    for images, targets in loader:
+        parts.append(predict(images))
+        labels.append(np.asarray(targets, dtype=np.int64))
     if not parts or not sum(map(len, parts)):
         raise DataError("there is nothing to evaluate: the loader gave no image")
-    logits, targets = np.concatenate(parts), np.concatenate(labels)
-    if targets.min() < 0 or targets.max() >= logits.shape[1]:
+    logits, truth = np.concatenate(parts), np.concatenate(labels)
+    if truth.min() < 0 or truth.max() >= logits.shape[1]:
         raise DataError(
-            f"labels run from {targets.min()} to {targets.max()}, but the model has "
+            f"labels run from {truth.min()} to {truth.max()}, but the model has "
             f"{logits.shape[1]} classes: check the data, or train the model for it"
         )
-    loss = float(F.cross_entropy(Tensor(logits), targets).item())
-    return Evaluation(loss, targets, probabilities(logits))
+    loss = float(F.cross_entropy(Tensor(logits), truth).item())
+    return Evaluation(loss, truth, probabilities(logits))
 
 
 def probabilities(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

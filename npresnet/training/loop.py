@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from npresnet import functional as F
+from npresnet.engine import compile_step
+from npresnet.engine.inference import home
 from npresnet.errors import DataError, TrainingError
 from npresnet.nn import Module
 from npresnet.optim import (
@@ -26,11 +28,11 @@ from npresnet.optim import (
     SequentialLR,
 )
 from npresnet.tensor import Tensor
-from npresnet.training.evaluate import Batches, Evaluation, evaluate, to_device
+from npresnet.training.evaluate import Batches, Evaluation, Predictor, evaluate
 from npresnet.training.progress import Progress
 from npresnet.training.recipes import Recipe
 
-__all__ = ["EpochMetrics", "LossFunction", "fit_epochs", "make_optimizer", "train_step"]
+__all__ = ["EpochMetrics", "LossFunction", "TrainStep", "fit_epochs", "make_optimizer"]
 
 LossFunction: TypeAlias = Callable[[Tensor, Any], Tensor]
 
@@ -98,34 +100,54 @@ class Loader(Protocol):
         """Begin an epoch."""
 
 
-def train_step(
-    model: Module,
-    loss_function: LossFunction,
-    optimizer: Optimizer,
-    images: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-) -> tuple[float, npt.NDArray[Any]]:
-    """Take one step and return the loss and the logits that it was computed from.
+class TrainStep:
+    """One step of training, by a compiled plan; eagerly where the model can't be traced.
 
-    This is the one place where the loop computes; a compiled training plan takes its place.
-
-    Raises
-    ------
-    TrainingError
-        The loss isn't a finite number; then no parameter was changed.
+    Parameters
+    ----------
+    model : Module
+        Maps images (N, C, H, W) to logits (N, classes).
+    loss_function : callable
+        ``loss_function(logits, labels)`` gives the mean loss of a batch.
+    optimizer : Optimizer
+        Changes the model's parameters.
     """
-    logits = model(to_device(model, images))
-    loss = loss_function(logits, labels)
-    value = float(loss.item())
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the loss became {value}: lower the learning rate (lr={_rate(optimizer):g} now), and "
-            "check that the images hold finite numbers"
-        )
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return value, logits.numpy()
+
+    def __init__(self, model: Module, loss_function: LossFunction, optimizer: Optimizer) -> None:
+        self._model, self._loss_function, self._optimizer = model, loss_function, optimizer
+        self._logits = Tensor(np.zeros((0, 0), np.float32))
+        self._plan: Any = None
+
+    def __call__(
+        self, images: npt.NDArray[Any], labels: npt.NDArray[Any]
+    ) -> tuple[float, npt.NDArray[Any]]:
+        """Take a step; return the loss and the logits that it was computed from.
+
+        Raises
+        ------
+        TrainingError
+            The loss isn't a finite number; then no parameter was changed.
+        """
+        backend, dtype = home(self._model)
+        plan = self._plan
+        if plan is None or plan.shape[0] < len(images) or plan.shape[1:] != images.shape[1:]:
+            plan = self._plan = compile_step(
+                self._model, self._loss, self._optimizer, images.shape, fallback="eager"
+            )
+        loss: float = plan(backend.asarray(images, dtype=dtype), labels)
+        return loss, backend.to_numpy(self._logits.data)
+
+    def _loss(self, logits: Tensor, labels: Any) -> Tensor:
+        self._logits = logits
+        loss = self._loss_function(logits, labels)
+        value = float(loss.item())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value}: lower the learning rate "
+                f"(lr={_rate(self._optimizer):g} now), and check that the images hold finite "
+                "numbers"
+            )
+        return loss
 
 
 def make_optimizer(
@@ -237,6 +259,7 @@ def fit_epochs(
     if len(train_loader) == 0:
         raise DataError("there is nothing to train on: the loader gave no batch")
     history: list[EpochMetrics] = []
+    step, predict = TrainStep(model, loss_function, optimizer), Predictor(model)
     began = time.perf_counter()
     with Progress(epochs * len(train_loader), progress, log) as bar:
         for epoch in range(1, epochs + 1):
@@ -245,7 +268,7 @@ def fit_epochs(
             rate = _rate(optimizer)
             for images, labels in train_loader:
                 rate = _rate(optimizer)
-                loss, logits = train_step(model, loss_function, optimizer, images, labels)
+                loss, logits = step(images, labels)
                 if scheduler is not None and each_batch:
                     scheduler.step()
                 seen += len(labels)
@@ -255,7 +278,7 @@ def fit_epochs(
             if scheduler is not None and not each_batch:
                 scheduler.step()
             model.eval()
-            tested = None if test_loader is None else evaluate(model, test_loader)
+            tested = None if test_loader is None else evaluate(predict, test_loader)
             metrics = EpochMetrics(
                 epoch=epoch,
                 train_loss=total / max(seen, 1),

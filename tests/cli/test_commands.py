@@ -1,9 +1,11 @@
 """The commands: what they print, what they leave behind, and how they fail."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import npresnet as nr
 from npresnet.cli import main
 from npresnet.data import load_digits
 from npresnet.errors import WriteError
-from npresnet.training import ModelSettings, Preprocessing, save_model
+from npresnet.training import ModelSettings, Preprocessing, load_model, save_model
 from npresnet.training.checkpoint import build
 
 ROOT = Path(__file__).parent.parent.parent
@@ -119,6 +121,10 @@ def test_train_without_matplotlib_says_what_is_missing(classes, tmp_path, capsys
     assert (tmp_path / "run" / "best.safetensors").exists()
 
 
+def pipe(monkeypatch, data):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
 def test_predict_takes_files_folders_patterns_and_standard_input(
     weights, pictures, capsys, monkeypatch
 ):
@@ -130,8 +136,10 @@ def test_predict_takes_files_folders_patterns_and_standard_input(
     assert [Path(row["path"]).name for row in everything] == ["a.png", "b.png", "c.png"]
     assert predict(pictures / "*.png") == everything[:2]
     assert predict(pictures / "**" / "*.png") == everything
-    monkeypatch.setattr("sys.stdin", [f"{pictures / 'b.png'}\n", "\n"])
+    pipe(monkeypatch, f"{pictures / 'b.png'}\n\n".encode())
     assert predict("-") == everything[1:2]
+    pipe(monkeypatch, (pictures / "b.png").read_bytes())
+    assert predict("-") == [{**everything[1], "path": "-"}]
     assert predict(pictures / "b.png") == everything[1:2]
 
 
@@ -295,6 +303,93 @@ def test_an_interrupt_says_what_is_saved(classes, tmp_path, capsys, monkeypatch)
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("npresnet.training.loop.train_step", interrupt)
+    monkeypatch.setattr("npresnet.training.loop.TrainStep.__call__", interrupt)
     assert train(classes, tmp_path / "run", "--quiet") == 130
     assert "nothing of this run is saved" in capsys.readouterr().err
+
+
+def test_predict_reports_each_failure_and_goes_on(weights, pictures, tmp_path, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    pipe(monkeypatch, b"")
+    good = str(pictures / "a.png")
+    paths = [str(tmp_path / "empty"), "-", "no*where", "gone.png", good]
+    assert main(["predict", "--weights", weights, *paths]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith(good)
+    expected = ["has no images", "standard input is empty", "no file matches", "no image 'gone"]
+    lines = printed.err.splitlines()
+    for line, message in zip(lines, expected, strict=True):
+        assert line.startswith("npresnet: error: ")
+        assert message in line
+
+
+def test_predict_by_weights_that_hold_nan(weights, pictures, tmp_path, capsys):
+    model, settings = load_model(weights)
+    model.fc.bias.data[0] = np.nan
+    broken = str(tmp_path / "nan.safetensors")
+    save_model(broken, model, settings)
+    assert main(["predict", "--weights", broken, "--json", str(pictures / "a.png")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no finite answer" in printed.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_names_that_the_terminal_cannot_show(weights, pictures, tmp_path):
+    odd = os.path.join(os.fsencode(tmp_path), b"\xff\xe9.png")
+    Path(os.fsdecode(odd)).write_bytes((pictures / "a.png").read_bytes())
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "npresnet", "predict", "--backend", "reference", "--weights",
+         weights, tmp_path],
+        capture_output=True,
+        env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"\\udcff\\udce9.png: " in done.stdout
+    assert done.stderr == b""
+
+
+def test_a_reader_that_stops_early_is_no_error(weights, pictures):
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "npresnet", "summary", "resnet18"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+def test_warnings_are_lines_too(weights, pictures, capsys, monkeypatch):
+    def warned(arguments):
+        warnings.warn("mind\nthe gap", RuntimeWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("npresnet.cli.summary.run", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["summary", "resnet18"]) == 0
+    assert capsys.readouterr().err == "npresnet: warning: mind the gap\n"
+
+
+def test_summary_options_that_contradict(weights, capsys):
+    for arguments in (["--weights", weights, "--num-classes", "3"], ["ResNet32", "--small-input"]):
+        assert main(["summary", *arguments]) == 2
+        assert "leave out" in capsys.readouterr().err
+
+
+def test_a_backend_from_the_environment(weights, pictures):
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "NPRESNET_BACKEND": "abacus"}
+    done = subprocess.run(
+        [sys.executable, "-m", "npresnet", "predict", "--weights", weights, str(pictures)],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("npresnet: error: unknown backend 'abacus'")
+    assert done.stderr.count("\n") == 1

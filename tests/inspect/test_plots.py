@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from npresnet.errors import NpresnetError, ShapeError
-from npresnet.inspect.plots import can_plot, prediction_sheet, training_curve
+from npresnet.inspect.plots import _choose, can_plot, prediction_sheet, training_curve
 
 
 def test_curve(tmp_path):
@@ -44,3 +44,15 @@ def test_errors(tmp_path, monkeypatch):
     with pytest.raises(NpresnetError, match=r"npresnet\[plot\]"):
         training_curve(tmp_path / "x.png", {}, {})
     assert not (tmp_path / "x.png").exists()
+
+
+def test_mistakes_fill_half_a_sheet_at_most():
+    truth = np.zeros(100, int)
+    table = np.tile([0.9, 0.1], (100, 1))
+    table[10:40] = [[p, 1 - p] for p in np.linspace(0.49, 0.01, 30)]
+    shown = _choose(truth, table, 20)
+    assert shown[:10] == list(range(39, 29, -1))  # the surest first
+    assert len(set(shown)) == 20
+    assert table[shown[10:]].argmax(axis=1).max() == 0
+    assert _choose(truth[:3], table[:3], 20) == [0, 1, 2]
+    assert len(_choose(truth[10:40], table[10:40], 20)) == 20  # nothing was right

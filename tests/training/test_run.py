@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import stat
@@ -169,17 +170,16 @@ def test_digits_by_name(tmp_path):
     assert clf.score(images, labels.astype(str)) == evaluation.accuracy
 
 
-class Stop:
-    """Does what it is told at the n-th call of train_step."""
+def stop(step, action, at):
+    """A step that does what it is told at the n-th call."""
+    calls = itertools.count(1)
 
-    def __init__(self, step, action, at):
-        self.step, self.action, self.at, self.calls = step, action, at, 0
+    def stopping(*args):
+        if next(calls) == at:
+            action()
+        return step(*args)
 
-    def __call__(self, *args):
-        self.calls += 1
-        if self.calls == self.at:
-            self.action()
-        return self.step(*args)
+    return stopping
 
 
 def interrupt():
@@ -190,7 +190,7 @@ def test_interrupted_run_keeps_its_best(images, tmp_path, monkeypatch):
     from npresnet.training import loop
 
     out = tmp_path / "run"
-    monkeypatch.setattr(loop, "train_step", Stop(loop.train_step, interrupt, at=4))
+    monkeypatch.setattr(loop.TrainStep, "__call__", stop(loop.TrainStep.__call__, interrupt, 4))
     with pytest.raises(KeyboardInterrupt, match=r"best\.safetensors' holds .* epoch 1 \(accuracy"):
         train_run(images, out, recipe=RECIPE)
     assert len(read_metrics(out / "metrics.jsonl")) == 1
@@ -203,7 +203,7 @@ def test_interrupted_in_the_first_epoch(finished, images, tmp_path, monkeypatch)
 
     _, out, _ = finished
     before = {name: (out / name).read_bytes() for name in os.listdir(out)}
-    monkeypatch.setattr(loop, "train_step", Stop(loop.train_step, interrupt, at=2))
+    monkeypatch.setattr(loop.TrainStep, "__call__", stop(loop.TrainStep.__call__, interrupt, 2))
     with pytest.raises(KeyboardInterrupt, match="nothing of this run is saved"):
         train_run(images, out, recipe=RECIPE)
     assert {name: (out / name).read_bytes() for name in os.listdir(out)} == before
