@@ -197,6 +197,7 @@ class Worker:
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
+                self.process.kill()
                 self.close()
                 raise WorkerError(f"no answer within {self.timeout:.0f} s")
             data = os.read(pipe.fileno(), 65536)

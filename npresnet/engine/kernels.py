@@ -6,7 +6,7 @@ of them as :attr:`npresnet.backend.Backend.plan_kernels`.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from npresnet_kernels.contract import Array, Pair, Shape
 
@@ -164,9 +164,4 @@ class PlanKernels(Protocol):
 
     def announce(self) -> None:
         """Say on stderr that kernels are compiled, if none are kept from an earlier run."""
-        ...
-
-    @property
-    def __name__(self) -> Any:
-        """Modules have a name."""
         ...

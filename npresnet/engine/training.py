@@ -23,7 +23,7 @@ from npresnet.engine.passes.fuse_normalise import fuse_normalise
 from npresnet.engine.passes.fuse_statistics import fuse_statistics
 from npresnet.engine.passes.plan_memory import Buffer, plan_memory
 from npresnet.engine.trace import trace_any_batch
-from npresnet.engine.training_steps import TrainingFrame, training_step
+from npresnet.engine.training_steps import TrainingFrame, TrainingStep, training_step
 from npresnet.errors import GraphError, RangeError, ShapeError
 from npresnet.nn import Module
 from npresnet.optim.optimizer import Optimizer
@@ -198,9 +198,8 @@ def _activation_lives(steps: list[TrainingStep], graph: Graph) -> dict[Value, tu
             for value in step.backward_reads:
                 last[value] = max(last[value], end - now)
         if not step.buffered:  # its output may be a view of its input
-            for value in step.node.inputs:
-                if value is not None:
-                    last[value] = max(last[value], last[step.node.output])
+            for source in filter(None, step.node.inputs):
+                last[source] = max(last[source], last[step.node.output])
     lives = {
         step.node.output: (now, last[step.node.output])
         for now, step in enumerate(steps)
