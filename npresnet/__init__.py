@@ -53,7 +53,7 @@ from npresnet.tape import enable_grad, is_grad_enabled, no_grad
 from npresnet.tensor import Tensor, tensor
 
 if TYPE_CHECKING:
-    from npresnet import data, models, training, weights
+    from npresnet import data, inspect, models, training, weights
     from npresnet.classifier import Classifier
     from npresnet.engine import compile, compile_step
 
@@ -82,6 +82,7 @@ __all__ = [
     "full",
     "functional",
     "get_backend",
+    "inspect",
     "int32",
     "int64",
     "is_grad_enabled",
@@ -121,7 +122,7 @@ __all__ = [
     "zeros_like",
 ]
 
-_ON_DEMAND = ("data", "training", "weights")  # they bring Pillow and safetensors
+_ON_DEMAND = ("data", "inspect", "training", "weights")  # they bring Pillow and safetensors
 
 
 def __getattr__(name: str) -> Any:
