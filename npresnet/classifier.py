@@ -29,7 +29,7 @@ from npresnet.errors import (
 )
 from npresnet.nn import Module
 from npresnet.random import seeded
-from npresnet.training.checkpoint import ModelSettings, load_model, save_model
+from npresnet.training.checkpoint import load_model, save_model
 from npresnet.training.datasets import hold_out
 from npresnet.training.evaluate import Evaluation, Predictor, evaluate, probabilities
 from npresnet.training.finetune import start_from
@@ -39,8 +39,9 @@ from npresnet.training.loop import (
     make_optimizer,
     smoothed_cross_entropy,
 )
-from npresnet.training.preprocessing import Preprocessing
 from npresnet.training.recipes import RECIPES, SMALL_SIDE, Recipe
+from npresnet.weights.preprocessing import Preprocessing
+from npresnet.weights.settings import ModelSettings
 
 __all__ = ["Classifier"]
 

@@ -5,14 +5,15 @@ made of can be used alone: :func:`fit_epochs` and :func:`evaluate` work on any m
 :func:`save_model` and :func:`load_model` on checkpoints.
 """
 
-from npresnet.training.checkpoint import ModelSettings, load_model, save_model
+from npresnet.training.checkpoint import load_model, save_model
 from npresnet.training.datasets import Splits, load_splits
 from npresnet.training.evaluate import Evaluation, Predictor, evaluate
 from npresnet.training.loop import EpochMetrics, TrainStep, fit_epochs, make_optimizer
 from npresnet.training.metrics import read_metrics
-from npresnet.training.preprocessing import Preprocessing
 from npresnet.training.recipes import RECIPES, Recipe, get_recipe
 from npresnet.training.run import RUN_FILES, Run, evaluate_weights, train_run
+from npresnet.weights.preprocessing import Preprocessing
+from npresnet.weights.settings import ModelSettings
 
 __all__ = [
     "RECIPES",

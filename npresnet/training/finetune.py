@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from npresnet.models import BasicBlock, Bottleneck
 from npresnet.nn import Module, init
-from npresnet.training.checkpoint import ClassName, ModelSettings, build, load_model
+from npresnet.training.checkpoint import build, load_model
 from npresnet.training.recipes import Recipe
+from npresnet.weights.settings import ClassName, ModelSettings
 
 __all__ = ["start_from"]
 

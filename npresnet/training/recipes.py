@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from npresnet.errors import RangeError
 from npresnet.training.checkpoint import ARCHITECTURES
-from npresnet.training.preprocessing import AUGMENTATIONS, Preprocessing
+from npresnet.weights.preprocessing import AUGMENTATIONS, Preprocessing
 
 __all__ = ["RECIPES", "SMALL_SIDE", "Recipe", "get_recipe"]
 

@@ -19,7 +19,7 @@ from npresnet.data import DataLoader, Dataset
 from npresnet.errors import DataError, RangeError, TrainingError, WriteError
 from npresnet.nn import Module
 from npresnet.random import seeded
-from npresnet.training.checkpoint import ModelSettings, load_model, save_model
+from npresnet.training.checkpoint import load_model, save_model
 from npresnet.training.datasets import DIGITS, Splits, load_splits
 from npresnet.training.evaluate import Evaluation, evaluate
 from npresnet.training.finetune import start_from
@@ -32,6 +32,7 @@ from npresnet.training.loop import (
 from npresnet.training.metrics import write_metrics
 from npresnet.training.recipes import Recipe, get_recipe
 from npresnet.weights import write_text
+from npresnet.weights.settings import ModelSettings
 
 __all__ = ["RUN_FILES", "Run", "evaluate_weights", "train_run"]
 
