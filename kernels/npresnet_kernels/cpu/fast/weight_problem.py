@@ -14,14 +14,11 @@ from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
 BLOCK = 128
 """Pixels in a block: the depth over which a gradient's tile stays in registers."""
 
-GROUP_BYTES = 2 * 1024 * 1024
-"""V and E of a group of tiles."""
+GROUP_BYTES = 1024 * 1024
+"""V and E of a group of tiles, in L2 beside M."""
 
-GROUP_TILES = (64, 128)
-"""Fewest and most tiles in a group: many channels pay for the sums' way to memory and back."""
-
-REGION = 4
-"""Most row and column tiles of a region: its 36 sums fill half an L2 of 2 MB."""
+REGION = 64
+"""Most output and input channels of a region: its 36 sums take 0.6 MB of L2."""
 
 MIN_ITEMS = 8
 """Items to make of a gradient, by shards if need be; by shape only, so that sums keep order."""
@@ -121,24 +118,17 @@ class WinogradWeightProblem:
         padding: int,
     ) -> None:
         self.tiles = tuple(ceil_div(extent, winograd.TILE) for extent in out_size)
-        self.v_row = winograd.vector_rows(channels)
-        self.e_row = winograd.row_bytes(out_channels)
-        k_tiles = ceil_div(out_channels, TILE_ROWS)
-        c_tiles = ceil_div(channels, TILE_COLUMNS)
+        self.region = min(out_channels, REGION), min(channels, REGION)
+        self.regions = ceil_div(out_channels, REGION) * ceil_div(channels, REGION)
+        self.shards = ceil_div(MIN_ITEMS, self.regions)
+        self.weights = out_channels * channels * 9
+        tile_bytes = winograd.vector_rows(self.region[1]) + winograd.row_bytes(self.region[0])
         # a multiple of the unrolling
-        fits = GROUP_BYTES // (winograd.POINTS * (self.v_row + self.e_row))
-        self.group = max(GROUP_TILES[0], min(fits // 4 * 4, GROUP_TILES[1]))
-        rows, columns = min(k_tiles, REGION), min(c_tiles, REGION)
-        while (
-            ceil_div(k_tiles, rows) * ceil_div(c_tiles, columns) < MIN_ITEMS and rows * columns > 1
-        ):
-            if columns >= rows:
-                columns = ceil_div(columns, 2)
-            else:
-                rows = ceil_div(rows, 2)
-        self.region = rows, columns
-        self.regions = ceil_div(k_tiles, self.region[0]) * ceil_div(c_tiles, self.region[1])
-        self.region_bytes = winograd.POINTS * self.region[0] * self.region[1] * winograd.SUMS_BYTES
+        self.group = GROUP_BYTES // (winograd.POINTS * tile_bytes) // 4 * 4
+        self.thread_bytes = align(
+            winograd.PATCH_BYTES
+            + winograd.POINTS * (self.group * tile_bytes + winograd.region_sums(*self.region))
+        )
 
         table = np.zeros(winograd.GEMM + 1, dtype=np.int64)
         table[winograd.HEIGHT], table[winograd.WIDTH] = size
@@ -149,39 +139,30 @@ class WinogradWeightProblem:
         table[winograd.TILE_HEIGHT], table[winograd.TILE_WIDTH] = self.tiles
         table[winograd.GROUP] = self.group
         table[winograd.REGION_ROWS], table[winograd.REGION_COLUMNS] = self.region
-        table[winograd.REGION_STEP] = self.region_bytes
+        table[winograd.SHARDS] = self.shards
+        table[winograd.THREAD_SCRATCH] = self.thread_bytes
         self._table = table
-
-    def _area_bytes(self, row: int) -> int:
-        return align(winograd.POINTS * self.group * row)
 
     def scratch_floats(self, threads: int) -> int:
         """Return the scratch that `run` needs on so many threads."""
-        areas = self._area_bytes(self.v_row) + self._area_bytes(self.e_row)
-        sums = max(self.regions, threads) * self.region_bytes
-        return (areas + sums + threads * winograd.PATCH_BYTES + ALIGNMENT) // 4
+        partial = self.shards * self.weights * 4 if self.shards > 1 else 0
+        return (threads * self.thread_bytes + partial + ALIGNMENT) // 4
 
     def run(self, x: Floats, grad_y: Floats, grad_weight: Floats, scratch: Floats) -> None:
         """Write the gradient of the weights (K, C, 3, 3)."""
         threads = thread_count()
-        tiles = x.shape[0] * self.tiles[0] * self.tiles[1]
-        if tiles == 0:
-            grad_weight[...] = 0
         table = self._table.copy()
         table[winograd.X] = address(x)
         table[winograd.GRAD] = address(grad_y)
         table[winograd.WEIGHT] = address(grad_weight)
-        table[winograd.V] = align(address(scratch))
-        table[winograd.E] = table[winograd.V] + self._area_bytes(self.v_row)
-        table[winograd.SCRATCH] = table[winograd.E] + self._area_bytes(self.e_row)
-        table[winograd.M] = table[winograd.SCRATCH] + threads * winograd.PATCH_BYTES
-        table[winograd.TILES] = tiles
+        table[winograd.SCRATCH] = align(address(scratch))
+        table[winograd.PARTIAL] = table[winograd.SCRATCH] + threads * self.thread_bytes
+        table[winograd.TILES] = x.shape[0] * self.tiles[0] * self.tiles[1]
         table[winograd.INPUT_TRANSFORM] = input_4_3.address
         table[winograd.GRADIENT_TRANSFORM] = gradient_3_4.address
         table[winograd.FILTER_TRANSFORM] = filter_3_4.address
         table[winograd.GEMM] = gemm_strided.address
-        for first in range(0, tiles, self.group):
-            table[winograd.FIRST_TILE] = first
-            count = ceil_div(min(self.group, tiles - first), 4) * 4
-            run(winograd.weight_winograd_inputs, table, 2 * count, threads)
-            run(winograd.weight_winograd_regions, table, self.regions, threads)
+        run(winograd.weight_winograd, table, self.regions * self.shards, threads)
+        if self.shards > 1:
+            items = ceil_div(self.weights, winograd.REDUCED)
+            run(winograd.weight_winograd_reduce, table, items, threads)

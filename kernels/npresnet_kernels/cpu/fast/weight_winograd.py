@@ -6,27 +6,31 @@ product over the tiles, a quarter of the direct form's work:
 
     V (points, tiles, C vectors)      B^T X B, the transform of the forward pass
     E (points, tiles, K vectors)      G dY G^T
-    M (points, k tiles, c tiles, rows, 2L) = E^T V, for one region of channels
+    M (points, k tiles, c tiles, rows, 2L) = E^T V
 
-All threads transform a group of tiles; then each takes regions of (k tiles) x (c tiles), whose M
-stays in L2. Groups add up in order, whatever the threads.
+An item owns a region of K x C and a shard of the tiles, and walks over its tiles in groups whose V
+and E fit L2 beside M. It transforms what it needs itself, though items of the same tiles or
+channels do so again: that costs less than fetching V and E from another core's cache. How many
+shards there are depends on the shape alone; their gradients are added in order.
 """
+
+from llvmlite import ir
 
 from .memory import zero_vectors
 from .microkernel import call_gemm, tile_start
 from .parallel import FIRST, helper, kernel, next_item
+from .rows import Lane, emit_vectors
 from .transforms import call_filter
-from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES, load_int
+from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES, Emitter, ir_kernel, load_int
 from .winograd import PATCH_VECTORS, transform_patch
 
 (
     X,
     GRAD,
     WEIGHT,
+    PARTIAL,
     SCRATCH,
-    V,
-    E,
-    M,
+    THREAD_SCRATCH,
     HEIGHT,
     WIDTH,
     CHANNELS,
@@ -37,16 +41,15 @@ from .winograd import PATCH_VECTORS, transform_patch
     TILE_HEIGHT,
     TILE_WIDTH,
     TILES,
-    FIRST_TILE,
     GROUP,
     REGION_ROWS,
     REGION_COLUMNS,
-    REGION_STEP,
+    SHARDS,
     INPUT_TRANSFORM,
     GRADIENT_TRANSFORM,
     FILTER_TRANSFORM,
     GEMM,
-) = range(FIRST, FIRST + 26)
+) = range(FIRST, FIRST + 24)
 
 SIZE = 6
 POINTS = 36
@@ -55,6 +58,9 @@ TILE = 4
 
 PATCH_BYTES = POINTS * PATCH_VECTORS * VECTOR_BYTES
 SUMS_BYTES = TILE_ROWS * TILE_COLUMNS * 4
+
+REDUCED = 16 * 1024
+"""Weights in an item of the sum over shards."""
 
 
 @helper
@@ -70,129 +76,203 @@ def vector_rows(channels: int) -> int:
     return (vectors | 1) * VECTOR_BYTES
 
 
-@kernel
-def weight_winograd_inputs(table: int, thread: int, threads: int) -> None:
-    """V and E of a group of tiles: an item is a tile of one of them."""
-    group = load_int(table, GROUP)
+@helper
+def region_sums(rows: int, columns: int) -> int:
+    """Return the bytes of a point's M for a region of K x C channels."""
+    k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    c_tiles = (columns + TILE_COLUMNS - 1) // TILE_COLUMNS
+    return k_tiles * c_tiles * SUMS_BYTES
+
+
+@helper
+def transform_group(
+    table: int,
+    first: int,
+    count: int,
+    k_first: int,
+    rows: int,
+    c_first: int,
+    columns: int,
+    v: int,
+    e: int,
+    patch: int,
+) -> None:
+    """Write V and E of `count` tiles from `first` on, for the region's channels."""
     across, down = load_int(table, TILE_WIDTH), load_int(table, TILE_HEIGHT)
-    channels, out_channels = load_int(table, CHANNELS), load_int(table, OUT_CHANNELS)
     padding = load_int(table, PADDING)
-    patch = load_int(table, SCRATCH) + thread * PATCH_BYTES
-    item = next_item(table)
-    while item >= 0:
-        tile = load_int(table, FIRST_TILE) + item // 2
+    group = load_int(table, GROUP)
+    v_row, e_row = vector_rows(columns), row_bytes(rows)
+    for number in range(count):
+        tile = first + number
         image = tile // (across * down)
         top = tile // across % down * TILE
         left = tile % across * TILE
-        # a depth that is no multiple of the unrolling is filled up with zeros
-        present = tile < load_int(table, TILES)
-        if item % 2 == 0:
-            row = vector_rows(channels)
-            target = load_int(table, V) + item // 2 * row
-            if present:
-                transform_patch(
-                    load_int(table, INPUT_TRANSFORM),
-                    load_int(table, X),
-                    load_int(table, HEIGHT),
-                    load_int(table, WIDTH),
-                    channels,
-                    image,
-                    top - padding,
-                    left - padding,
-                    SIZE,
+        transform_patch(
+            load_int(table, INPUT_TRANSFORM),
+            load_int(table, X) + 4 * c_first,
+            load_int(table, HEIGHT),
+            load_int(table, WIDTH),
+            load_int(table, CHANNELS),
+            columns,
+            image,
+            top - padding,
+            left - padding,
+            SIZE,
+            v + number * v_row,
+            group * v_row,
+            VECTOR_BYTES,
+            patch,
+        )
+        transform_patch(
+            load_int(table, GRADIENT_TRANSFORM),
+            load_int(table, GRAD) + 4 * k_first,
+            load_int(table, OUT_HEIGHT),
+            load_int(table, OUT_WIDTH),
+            load_int(table, OUT_CHANNELS),
+            rows,
+            image,
+            top,
+            left,
+            TILE,
+            e + number * e_row,
+            group * e_row,
+            VECTOR_BYTES,
+            patch,
+        )
+    # a depth that is no multiple of the unrolling is filled up with zeros
+    missing = (count + 3) // 4 * 4 - count
+    for point in range(POINTS):
+        place = point * group + count
+        zero_vectors(v + place * v_row, missing * (v_row // VECTOR_BYTES))
+        zero_vectors(e + place * e_row, missing * (e_row // VECTOR_BYTES))
+
+
+@helper
+def multiply_group(
+    table: int, count: int, rows: int, columns: int, v: int, e: int, sums: int, accumulate: int
+) -> None:
+    """M = [M +] E^T V of a group of `count` tiles."""
+    group = load_int(table, GROUP)
+    v_row, e_row = vector_rows(columns), row_bytes(rows)
+    k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    c_tiles = (columns + TILE_COLUMNS - 1) // TILE_COLUMNS
+    target = sums
+    for point in range(POINTS):
+        for c_tile in range(c_tiles):
+            for k_tile in range(k_tiles):
+                start = tile_start(rows, k_tile)
+                call_gemm(
+                    load_int(table, GEMM),
+                    tile_start(rows, k_tile + 1) - start,
+                    e + point * group * e_row + start * 4,
+                    e_row,
+                    v + point * group * v_row + c_tile * TILE_COLUMNS * 4,
+                    v_row,
                     target,
-                    group * row,
-                    VECTOR_BYTES,
-                    patch,
+                    TILE_COLUMNS * 4,
+                    (count + 3) // 4 * 4,
+                    0,
+                    accumulate,
                 )
-        else:
-            row = row_bytes(out_channels)
-            target = load_int(table, E) + item // 2 * row
-            if present:
-                transform_patch(
-                    load_int(table, GRADIENT_TRANSFORM),
-                    load_int(table, GRAD),
-                    load_int(table, OUT_HEIGHT),
-                    load_int(table, OUT_WIDTH),
-                    out_channels,
-                    image,
-                    top,
-                    left,
-                    TILE,
-                    target,
-                    group * row,
-                    VECTOR_BYTES,
-                    patch,
+                target += SUMS_BYTES
+
+
+@helper
+def write_filters(table: int, sums: int, rows: int, columns: int, target: int) -> None:
+    """Write the taps of a region from M; `target` is its first filter."""
+    channels = load_int(table, CHANNELS)
+    point_sums = region_sums(rows, columns)
+    k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    for channel in range(0, columns, LANES):
+        cell = sums + channel // TILE_COLUMNS * k_tiles * SUMS_BYTES
+        for k_tile in range(k_tiles):
+            start = tile_start(rows, k_tile)
+            for row in range(tile_start(rows, k_tile + 1) - start):
+                call_filter(
+                    load_int(table, FILTER_TRANSFORM),
+                    cell + row * TILE_COLUMNS * 4 + channel % TILE_COLUMNS * 4,
+                    point_sums,
+                    target + ((start + row) * channels + channel) * 36,
+                    12,
+                    4,
+                    36,
+                    columns - channel,
                 )
-        if not present:
-            for point in range(POINTS):
-                zero_vectors(target + point * group * row, row // VECTOR_BYTES)
-        item = next_item(table)
+            cell += SUMS_BYTES
 
 
 @kernel
-def weight_winograd_regions(table: int, thread: int, threads: int) -> None:
-    """Products of a group, and the gradient after the last one: an item is a region."""
-    group = load_int(table, GROUP)
-    first_tile = load_int(table, FIRST_TILE)
+def weight_winograd(table: int, thread: int, threads: int) -> None:
+    """The gradient of a region of channels over a shard of the tiles: an item is both."""
+    group, shards = load_int(table, GROUP), load_int(table, SHARDS)
     channels, out_channels = load_int(table, CHANNELS), load_int(table, OUT_CHANNELS)
-    k_tiles = (out_channels + TILE_ROWS - 1) // TILE_ROWS
-    c_tiles = (channels + TILE_COLUMNS - 1) // TILE_COLUMNS
     region_rows, region_columns = load_int(table, REGION_ROWS), load_int(table, REGION_COLUMNS)
-    regions_across = (c_tiles + region_columns - 1) // region_columns
-    v_row, e_row = vector_rows(channels), row_bytes(out_channels)
-    left = load_int(table, TILES) - first_tile
-    depth = (min(group, left) + 3) // 4 * 4
-    is_last = left <= group
-    point_sums = region_rows * region_columns * SUMS_BYTES
+    across = (channels + region_columns - 1) // region_columns
+    tiles = load_int(table, TILES)
+
+    patch = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    v = patch + PATCH_BYTES
+    e = v + POINTS * group * vector_rows(region_columns)
+    sums = e + POINTS * group * row_bytes(region_rows)
     item = next_item(table)
     while item >= 0:
-        k_first = item // regions_across * region_rows
-        k_last = min(k_first + region_rows, k_tiles)
-        c_first = item % regions_across * region_columns
-        c_last = min(c_first + region_columns, c_tiles)
-        # with a single group sums needn't survive the item: one place a thread stays in cache
-        place = item
-        if first_tile == 0 and is_last:
-            place = thread
-        sums = load_int(table, M) + place * load_int(table, REGION_STEP)
-        for point in range(POINTS):
-            for c_tile in range(c_first, c_last):
-                for k_tile in range(k_first, k_last):
-                    start = tile_start(out_channels, k_tile)
-                    cell = (k_tile - k_first) * region_columns + c_tile - c_first
-                    call_gemm(
-                        load_int(table, GEMM),
-                        tile_start(out_channels, k_tile + 1) - start,
-                        load_int(table, E) + point * group * e_row + start * 4,
-                        e_row,
-                        load_int(table, V) + point * group * v_row + c_tile * TILE_COLUMNS * 4,
-                        v_row,
-                        sums + point * point_sums + cell * SUMS_BYTES,
-                        TILE_COLUMNS * 4,
-                        depth,
-                        0,
-                        first_tile > 0,
-                    )
-        if is_last:
-            for k_tile in range(k_first, k_last):
-                start = tile_start(out_channels, k_tile)
-                for row in range(tile_start(out_channels, k_tile + 1) - start):
-                    for c_tile in range(c_first, c_last):
-                        cell = (k_tile - k_first) * region_columns + c_tile - c_first
-                        for half in range(2):
-                            channel = c_tile * TILE_COLUMNS + half * LANES
-                            shift = (row * 2 + half) * VECTOR_BYTES
-                            if channel < channels:
-                                call_filter(
-                                    load_int(table, FILTER_TRANSFORM),
-                                    sums + cell * SUMS_BYTES + shift,
-                                    point_sums,
-                                    load_int(table, WEIGHT)
-                                    + ((start + row) * channels + channel) * 36,
-                                    12,
-                                    4,
-                                    36,
-                                    channels - channel,
-                                )
+        shard = item % shards
+        k_first = item // shards // across * region_rows
+        c_first = item // shards % across * region_columns
+        rows = min(region_rows, out_channels - k_first)
+        columns = min(region_columns, channels - c_first)
+        begin, end = shard * tiles // shards, (shard + 1) * tiles // shards
+        if begin == end:
+            zero_vectors(sums, POINTS * region_sums(rows, columns) // VECTOR_BYTES)
+        # groups of even sizes: the products' depth
+        groups = (end - begin + group - 1) // group
+        for number in range(groups):
+            first = begin + number * (end - begin) // groups
+            count = begin + (number + 1) * (end - begin) // groups - first
+            transform_group(table, first, count, k_first, rows, c_first, columns, v, e, patch)
+            multiply_group(table, count, rows, columns, v, e, sums, number > 0)
+        target = load_int(table, WEIGHT)
+        if shards > 1:
+            target = load_int(table, PARTIAL) + shard * out_channels * channels * 36
+        write_filters(table, sums, rows, columns, target + (k_first * channels + c_first) * 36)
+        item = next_item(table)
+
+
+def _add_shards(
+    e: Emitter,
+    count: ir.Value,
+    shards: ir.Value,
+    step: ir.Value,
+    source: ir.Value,
+    target: ir.Value,
+) -> None:
+    """Emit target = the sum of `count` floats of every shard, `step` bytes apart."""
+
+    def body(lane: Lane, pointers: list[ir.Value]) -> None:
+        place, out = pointers
+        turn = e.loop(shards, [place, e.constant(0.0)])
+        here, total = turn.values
+        _, total = turn.close([e.shift(here, step), e.add(total, lane.load(here))])
+        lane.store(total, out)
+
+    emit_vectors(e, count, [source, target], body)
+
+
+add_shards = ir_kernel("add_shards", "iiipp", _add_shards)
+
+
+@kernel
+def weight_winograd_reduce(table: int, thread: int, threads: int) -> None:
+    """Add up the shards: an item is some of the weights."""
+    weights = load_int(table, OUT_CHANNELS) * load_int(table, CHANNELS) * 9
+    item = next_item(table)
+    while item >= 0:
+        first = item * REDUCED
+        add_shards(
+            min(REDUCED, weights - first),
+            load_int(table, SHARDS),
+            weights * 4,
+            load_int(table, PARTIAL) + first * 4,
+            load_int(table, WEIGHT) + first * 4,
+        )
         item = next_item(table)

@@ -70,6 +70,7 @@ def transform_patch(
     array: int,
     height: int,
     width: int,
+    stored: int,
     channels: int,
     image: int,
     top: int,
@@ -82,10 +83,11 @@ def transform_patch(
 ) -> None:
     """Transform the `size` x `size` pixels of an image from (top, left) on, 0 outside of it.
 
+    The first `channels` channels from `array` on, of the `stored` that a pixel has.
     Vector v of point i goes to target + i * between_points + v * between_vectors; `patch` is
     scratch.
     """
-    pixel = 4 * channels
+    pixel = 4 * stored
     source = array + ((image * height + top) * width + left) * pixel
     inside = top >= 0 and left >= 0 and top + size <= height and left + size <= width
     done = 0
@@ -133,6 +135,7 @@ def transform_tile(table: int, tile: int, target: int, tiles: int, patch: int) -
         load_int(table, X),
         load_int(table, HEIGHT),
         load_int(table, WIDTH),
+        channels,
         channels,
         tile // (across * down),
         tile // across % down * outputs - padding,
