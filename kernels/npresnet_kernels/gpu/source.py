@@ -1,0 +1,43 @@
+"""CUDA sources as text: one file, with the local headers it includes put in place.
+
+The text that goes to a compiler is whole, so that CuPy's disk cache, whose key is the text and the
+options, notices an edited header.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["HERE", "kernel_names", "read_source"]
+
+HERE = Path(__file__).parent
+
+_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
+_KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(")
+
+
+def read_source(name: str) -> str:
+    """Return the text of a file here, each ``#include "..."`` replaced by that file, once.
+
+    Comments mark where an included file begins and ends.
+    """
+    seen = set()
+
+    def included(match: re.Match[str]) -> str:
+        header = match[1]
+        if header in seen:
+            return ""
+        seen.add(header)
+        return f"// begin {header}\n{text(header)}// end {header}\n"
+
+    def text(file: str) -> str:
+        code = (HERE / file).read_text(encoding="utf-8").replace("#pragma once\n", "")
+        return _INCLUDE.sub(included, code)
+
+    return text(name)
+
+
+def kernel_names(code: str) -> list[str]:
+    """Return the names of the ``__global__`` functions that ``code`` defines."""
+    return _KERNEL.findall(code)

@@ -1,0 +1,397 @@
+"""A stand-in for the module ``cupy`` whose devices are the host, strict where CuPy is strict.
+
+Arrays hold NumPy arrays in guarded memory; raw kernels are compiled by g++ and run by the shim.
+What CuPy refuses is refused: NumPy arrays among the operands, implicit conversion to NumPy, arrays
+of another device than the current one (CuPy would compute, slowly or not at all). Memory behind
+an array that a kernel writes to is noticed, and what it reads there is NaN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import sys
+import types
+from typing import Any
+
+import numpy as np
+
+from tests.shim import build
+
+GUARD = 256
+DEVICES = 2
+TOTAL = 1 << 40
+
+_current = [0]
+_limit = [TOTAL]
+_module = sys.modules[__name__]
+launched: list[str] = []
+"""Names of the kernels that ran, in order."""
+
+
+# ---------------------------------------------------------------------- memory
+
+
+class OutOfMemoryError(MemoryError):
+    def __init__(self, size, total, limit=0):
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,})")
+
+
+def set_limit(size: int = TOTAL) -> None:
+    """Bytes of the largest array that the devices have room for."""
+    _limit[0] = size
+
+
+class _Memory(np.ndarray):
+    """Bytes with guards on both sides; what every guarded array descends from."""
+
+
+def _allocate(shape, dtype) -> np.ndarray:
+    dtype = np.dtype(dtype)
+    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if size > _limit[0]:
+        raise OutOfMemoryError(size, 0)
+    memory = np.full(size + 3 * GUARD, 0xFF, np.uint8).view(_Memory)
+    start = GUARD + -(memory.ctypes.data + GUARD) % GUARD  # arrays begin on a multiple of GUARD
+    memory.start, memory.size_inside = start, size
+    return memory[start : start + size].view(np.ndarray).view(dtype).reshape(shape)
+
+
+def _guarded(array) -> np.ndarray:
+    """The array if it lives in guarded memory, else its copy there."""
+    array = np.asarray(array)
+    if _memory(array) is not None:
+        return array
+    order = np.argsort([-s for s in array.strides], kind="stable")
+    dense = array.transpose(order)
+    copy = _allocate(dense.shape, dense.dtype)
+    copy[...] = dense
+    return copy.transpose(np.argsort(order))
+
+
+def _memory(array):
+    while array is not None and not isinstance(array, _Memory):
+        array = array.base
+    while isinstance(array, _Memory) and not hasattr(array, "start"):
+        array = array.base
+    return array
+
+
+def _check_guards(array: np.ndarray, name: str) -> None:
+    memory = _memory(array)
+    inside = memory.start, memory.start + memory.size_inside
+    if (memory[: inside[0]] != 0xFF).any() or (memory[inside[1] :] != 0xFF).any():
+        raise build.ShimError(f"{name} wrote outside an array of shape {array.shape}")
+
+
+# ---------------------------------------------------------------------- arrays
+
+
+class ndarray:
+    """An array on one of the stand-in's devices."""
+
+    __array_priority__ = 100
+    __hash__ = None
+
+    def __init__(self, values: np.ndarray, device: int) -> None:
+        self._values = values
+        self._device = device
+
+    def __getattr__(self, name):
+        if name in ("__array_interface__", "__array_struct__", "ctypes", "__buffer__"):
+            raise AttributeError(name)
+        found = getattr(self._values, name)
+        if not callable(found):
+            return found
+        return lambda *args, **kwargs: _call(found, args, kwargs)
+
+    device = property(lambda self: types.SimpleNamespace(id=self._device))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._values.ctypes.data))
+    T = property(lambda self: ndarray(self._values.T, self._device))
+    shape = property(lambda self: self._values.shape)
+
+    def get(self):
+        return np.array(self._values)
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Use .get()")
+
+    def __array_ufunc__(self, ufunc, method, *args, **kwargs):
+        return _call(getattr(ufunc, method), args, kwargs)
+
+    def __array_function__(self, function, _, args, kwargs):
+        return _call(function, args, kwargs)
+
+    def __dlpack__(self, **_):
+        return self._values.__dlpack__()
+
+    def __dlpack_device__(self):
+        return (2, self._device)
+
+    def __getitem__(self, index):
+        return _call(operator.getitem, (self._values_here(), index), {})
+
+    def __setitem__(self, index, value):
+        self._values_here()[_plain(index)] = _plain(value)
+
+    def _values_here(self):
+        _require_current(self)
+        return self._values
+
+    def __len__(self):
+        return len(self._values)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self):
+        return bool(self._values)
+
+    def __int__(self):
+        return int(self._values)
+
+    def __float__(self):
+        return float(self._values)
+
+    def __index__(self):
+        return operator.index(self._values.item())
+
+    def __repr__(self):
+        return f"on device {self._device}: {self._values!r}"
+
+
+def _operator(name):
+    function = getattr(operator, name)
+
+    def method(self, *others):
+        return _call(function, (self, *others), {})
+
+    def reflected(self, other):
+        return _call(function, (other, self), {})
+
+    return method, reflected
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_"):
+    _method, _reflected = _operator(_name)
+    _plain_name = _name.rstrip("_")
+    setattr(ndarray, f"__{_plain_name}__", _method)
+    setattr(ndarray, f"__r{_plain_name}__", _reflected)
+for _name in ("neg", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(ndarray, f"__{_name}__", _operator(_name)[0])
+
+
+def _in_place(name):
+    function = getattr(operator, name)
+
+    def method(self, other):
+        function(self._values_here(), _plain(other))
+        return self
+
+    return method
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "iand", "ior"):
+    setattr(ndarray, f"__{_name}__", _in_place(_name))
+
+
+def _require_current(array: ndarray) -> None:
+    if array._device != _current[0]:
+        raise ValueError(
+            f"an array of device {array._device} was used while device {_current[0]} was current"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The NumPy arrays behind the stand-in's."""
+    if isinstance(value, ndarray):
+        return value._values_here()
+    if isinstance(value, np.ndarray) and _memory(value) is None and value.ndim:
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, tuple | list):
+        return type(value)(_plain(v) for v in value)
+    return value
+
+
+def _wrapped(result: Any) -> Any:
+    if isinstance(result, np.ndarray | np.generic):
+        return ndarray(_guarded(result), _current[0])
+    if isinstance(result, tuple | list):
+        return type(result)(_wrapped(r) for r in result)
+    return result
+
+
+def _call(function, args, kwargs):
+    values = _plain(args)
+    named = {key: _plain(value) for key, value in kwargs.items()}
+    if function is operator.matmul or function is np.matmul:
+        return _matmul(*values, **named)
+    with np.errstate(all="ignore"):
+        return _wrapped(function(*values, **named))
+
+
+def _matmul(x, y, out=None):
+    """float16 as cuBLAS does it: products summed in float32."""
+    wide = np.float32 if x.dtype == np.float16 else x.dtype
+    product = np.matmul(x.astype(wide), y.astype(wide)).astype(x.dtype)
+    if out is None:
+        return _wrapped(product)
+    out[...] = product
+    return _wrapped(out)
+
+
+def __getattr__(name):
+    """The rest of NumPy's functions, dtypes and constants."""
+    found = getattr(np, name)
+    if isinstance(found, type) or not callable(found):
+        return found
+    return lambda *args, **kwargs: _call(found, args, kwargs)
+
+
+def empty(shape, dtype=float, order="C"):
+    return ndarray(_allocate(shape, dtype), _current[0])
+
+
+def asarray(value, dtype=None, order=None):
+    if isinstance(value, ndarray):
+        value = value._values if value._device != _current[0] else value._values_here()
+    return ndarray(_guarded(np.asarray(value, dtype=dtype, order=order)), _current[0])
+
+
+def array(value, dtype=None, copy=True, order="K"):
+    plain = value._values if isinstance(value, ndarray) else value
+    return ndarray(_guarded(np.array(plain, dtype=dtype, order=order)), _current[0])
+
+
+def asnumpy(value):
+    return value.get() if isinstance(value, ndarray) else np.asarray(value)
+
+
+def from_dlpack(value):
+    kind, device = value.__dlpack_device__()
+    if kind != 2:
+        raise ValueError("not on a CUDA device")
+    return ndarray(np.asarray(getattr(value, "_values", value)), device)
+
+
+# ---------------------------------------------------------------------- devices, pools
+
+
+class Device:
+    def __init__(self, index=None):
+        self.id = _current[0] if index is None else index
+
+    def __enter__(self):
+        self._before = _current[0]
+        _current[0] = self.id
+        return self
+
+    def __exit__(self, *_):
+        _current[0] = self._before
+
+    def use(self):
+        _current[0] = self.id
+
+    def synchronize(self):
+        pass
+
+    compute_capability = "90"
+    mem_info = (TOTAL, TOTAL)
+
+
+class _Pool:
+    freed = 0
+
+    def free_all_blocks(self):
+        _Pool.freed += 1
+
+    def used_bytes(self):
+        return 0
+
+
+pool = _Pool()
+
+
+def get_default_memory_pool():
+    return pool
+
+
+def get_default_pinned_memory_pool():
+    return pool
+
+
+def _properties(index):
+    return {"name": b"Host shim", "major": 9, "minor": 0, "totalGlobalMem": TOTAL}
+
+
+cuda = types.SimpleNamespace(
+    Device=Device,
+    Stream=types.SimpleNamespace(null=types.SimpleNamespace(synchronize=lambda: None)),
+    runtime=types.SimpleNamespace(
+        getDeviceCount=lambda: DEVICES,
+        getDevice=lambda: _current[0],
+        getDeviceProperties=_properties,
+        memGetInfo=lambda: (TOTAL // 2, TOTAL),
+        runtimeGetVersion=lambda: 13000,
+        driverGetVersion=lambda: 13000,
+    ),
+    memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+)
+
+
+# ---------------------------------------------------------------------- kernels
+
+
+class RawModule:
+    """A CUDA source, compiled by g++ with the shim's bodies of the device's functions."""
+
+    def __init__(self, *, code, options=(), **_):
+        self._library = build.compiled(build.on_host(code), tuple(options))
+
+    def get_function(self, name):
+        return RawKernel(self._library, name)
+
+
+class RawKernel:
+    max_dynamic_shared_size_bytes = 48 * 1024
+
+    def __init__(self, library, name):
+        self._library, self.name = library, name
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise build.ShimError(f"{self.name}: {shared_mem} bytes of shared memory not asked for")
+        build.launch(
+            self._library, self.name, grid, block, [_argument(a) for a in args], shared_mem
+        )
+        launched.append(self.name)
+        for a in args:
+            if isinstance(a, ndarray):
+                _check_guards(a._values, self.name)
+
+
+def _argument(value) -> tuple[str, bytes]:
+    if isinstance(value, ndarray):
+        _require_current(value)
+        return "p", np.uint64(value._values.ctypes.data).tobytes()
+    if not isinstance(value, np.generic):
+        raise TypeError(f"Unsupported type {type(value)}")
+    kind = {"f4": "f", "f8": "d", "i4": "i", "u4": "i", "i8": "q", "u8": "q"}[value.dtype.str[1:]]
+    return kind, value.tobytes()
+
+
+# ---------------------------------------------------------------------- in place of CuPy
+
+
+@contextlib.contextmanager
+def installed():
+    """Let ``import cupy`` find the stand-in."""
+    before = sys.modules.get("cupy", _module)
+    sys.modules["cupy"] = _module
+    try:
+        yield _module
+    finally:
+        del sys.modules["cupy"]
+        if before is not _module:
+            sys.modules["cupy"] = before
