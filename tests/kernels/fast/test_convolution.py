@@ -17,6 +17,7 @@ LAYERS = [
     (1, 3, 1, 3, 1, 0, 7, 7),
     (2, 1, 17, 3, 1, 2, 6, 5),
     (1, 160, 96, 3, 1, 1, 7, 7),
+    (2, 80, 72, 3, 1, 1, 28, 28),
 ]
 STRIDED = [
     (2, 64, 48, 3, 2, 1, 15, 14),
@@ -35,6 +36,9 @@ TINY = [
     (1, 17, 33, 3, 2, 1, 2, 2),
     (5, 32, 32, 3, 2, 1, 2, 2),
     (1, 33, 32, 3, 1, 1, 1, 1),
+    (130, 80, 72, 3, 1, 1, 2, 2),
+    (3, 16, 17, 3, 2, 2, 1, 2),
+    (2, 16, 16, 5, 1, 2, 2, 3),
 ]
 CASES = [(layer, "direct") for layer in LAYERS + STRIDED + TINY]
 CASES += [(layer, form) for layer in LAYERS for form in ("winograd2", "winograd4")]
@@ -179,6 +183,8 @@ def test_gradients_same_bits_on_any_threads():
     for shape, algorithm in (
         ((3, 17, 33, 3, 1, 1, 13, 9), "winograd4"),
         ((3, 32, 64, 3, 2, 1, 15, 15), "direct"),
+        ((3, 3, 64, 7, 2, 3, 33, 32), "direct"),
+        ((9, 80, 64, 3, 1, 1, 2, 2), "direct"),
     ):
         layer = Layer(shape, algorithm, threads=most)
         packed = layer.convolution.pack_grad_input(layer.weight)
@@ -213,6 +219,21 @@ def test_repacking_in_place():
 def test_empty_batch():
     layer = Layer((2, 16, 16, 3, 1, 1, 5, 5), "winograd4")
     assert layer.forward(slice(0, 0)).shape == (0, 5, 5, 16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "algorithm"),
+    [
+        ((1, 16, 16, 3, 1, 1, 5, 5), "winograd4"),
+        ((1, 16, 16, 3, 1, 1, 9, 9), "direct"),
+        ((1, 64, 16, 3, 1, 1, 1, 1), "direct"),
+    ],
+)
+def test_no_images_no_weight_gradient(shape, algorithm):
+    layer = Layer(shape, algorithm)
+    grad_weight = np.full(layer.weight.shape, np.nan, dtype=np.float32)
+    layer.convolution.grad_weight(layer.x[:0], layer.grad_y[:0], grad_weight, layer.scratch)
+    assert not grad_weight.any()
 
 
 def test_unaligned_packing_names_the_cure():

@@ -24,7 +24,7 @@ from .problem import (
     ceil_div,
 )
 from .transforms import F2, F4
-from .weight_problem import DirectWeightProblem, WinogradWeightProblem
+from .weight_problem import Layer, weight_problem
 
 FORMS = {"winograd4": F4, "winograd2": F2}
 
@@ -86,14 +86,16 @@ class Convolution:
         self.algorithm = algorithm
         self._forward = self._forward_problem()
         self._backward = self._backward_problems()
-        grid = Grid(self.output_size, (kernel_size, kernel_size), -padding, -padding, stride)
-        self._weight: DirectWeightProblem | WinogradWeightProblem
-        if self.algorithm in FORMS:
-            self._weight = WinogradWeightProblem(
-                channels_in, channels_out, self.input_size, self.output_size, padding
-            )
-        else:
-            self._weight = DirectWeightProblem(channels_in, channels_out, self.input_size, grid)
+        layer = Layer(
+            channels_in,
+            channels_out,
+            kernel_size,
+            stride,
+            padding,
+            self.input_size,
+            self.output_size,
+        )
+        self._weight = weight_problem(layer, self.algorithm in FORMS)
 
     def _forward_problem(self) -> tuple[Problem, WeightView]:
         """Return the problem of the forward pass and how it reads the weights."""

@@ -14,14 +14,20 @@ channels do so again: that costs less than fetching V and E from another core's 
 shards there are depends on the shape alone; their gradients are added in order.
 """
 
-from llvmlite import ir
-
 from .memory import zero_vectors
-from .microkernel import call_gemm, tile_start
+from .microkernel import tile_start
 from .parallel import FIRST, helper, kernel, next_item
-from .rows import Lane, emit_vectors
 from .transforms import call_filter
-from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES, Emitter, ir_kernel, load_int
+from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES, load_int
+from .weight_parts import (
+    SUMS_BYTES,
+    clear_tail,
+    multiply_rows,
+    padded,
+    row_bytes,
+    sums_bytes,
+    vector_rows,
+)
 from .winograd import PATCH_VECTORS, transform_patch
 
 (
@@ -57,31 +63,6 @@ TILE = 4
 """Side of a tile of the output gradient."""
 
 PATCH_BYTES = POINTS * PATCH_VECTORS * VECTOR_BYTES
-SUMS_BYTES = TILE_ROWS * TILE_COLUMNS * 4
-
-REDUCED = 16 * 1024
-"""Weights in an item of the sum over shards."""
-
-
-@helper
-def row_bytes(channels: int) -> int:
-    """Return the bytes of a tile's channels: an odd number of vectors, kind to the cache's sets."""
-    return ((channels + LANES - 1) // LANES | 1) * VECTOR_BYTES
-
-
-@helper
-def vector_rows(channels: int) -> int:
-    """Return the bytes of a tile's channels where whole column tiles are read."""
-    vectors = (channels + TILE_COLUMNS - 1) // TILE_COLUMNS * 2
-    return (vectors | 1) * VECTOR_BYTES
-
-
-@helper
-def region_sums(rows: int, columns: int) -> int:
-    """Return the bytes of a point's M for a region of K x C channels."""
-    k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
-    c_tiles = (columns + TILE_COLUMNS - 1) // TILE_COLUMNS
-    return k_tiles * c_tiles * SUMS_BYTES
 
 
 @helper
@@ -139,49 +120,16 @@ def transform_group(
             VECTOR_BYTES,
             patch,
         )
-    # a depth that is no multiple of the unrolling is filled up with zeros
-    missing = (count + 3) // 4 * 4 - count
     for point in range(POINTS):
-        place = point * group + count
-        zero_vectors(v + place * v_row, missing * (v_row // VECTOR_BYTES))
-        zero_vectors(e + place * e_row, missing * (e_row // VECTOR_BYTES))
-
-
-@helper
-def multiply_group(
-    table: int, count: int, rows: int, columns: int, v: int, e: int, sums: int, accumulate: int
-) -> None:
-    """M = [M +] E^T V of a group of `count` tiles."""
-    group = load_int(table, GROUP)
-    v_row, e_row = vector_rows(columns), row_bytes(rows)
-    k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
-    c_tiles = (columns + TILE_COLUMNS - 1) // TILE_COLUMNS
-    target = sums
-    for point in range(POINTS):
-        for c_tile in range(c_tiles):
-            for k_tile in range(k_tiles):
-                start = tile_start(rows, k_tile)
-                call_gemm(
-                    load_int(table, GEMM),
-                    tile_start(rows, k_tile + 1) - start,
-                    e + point * group * e_row + start * 4,
-                    e_row,
-                    v + point * group * v_row + c_tile * TILE_COLUMNS * 4,
-                    v_row,
-                    target,
-                    TILE_COLUMNS * 4,
-                    (count + 3) // 4 * 4,
-                    0,
-                    accumulate,
-                )
-                target += SUMS_BYTES
+        clear_tail(v + point * group * v_row, v_row, count)
+        clear_tail(e + point * group * e_row, e_row, count)
 
 
 @helper
 def write_filters(table: int, sums: int, rows: int, columns: int, target: int) -> None:
     """Write the taps of a region from M; `target` is its first filter."""
     channels = load_int(table, CHANNELS)
-    point_sums = region_sums(rows, columns)
+    point_sums = sums_bytes(rows, columns)
     k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
     for channel in range(0, columns, LANES):
         cell = sums + channel // TILE_COLUMNS * k_tiles * SUMS_BYTES
@@ -222,57 +170,31 @@ def weight_winograd(table: int, thread: int, threads: int) -> None:
         rows = min(region_rows, out_channels - k_first)
         columns = min(region_columns, channels - c_first)
         begin, end = shard * tiles // shards, (shard + 1) * tiles // shards
+        point_sums = sums_bytes(rows, columns)
+        v_row, e_row = vector_rows(columns), row_bytes(rows)
         if begin == end:
-            zero_vectors(sums, POINTS * region_sums(rows, columns) // VECTOR_BYTES)
+            zero_vectors(sums, POINTS * point_sums // VECTOR_BYTES)
         # groups of even sizes: the products' depth
         groups = (end - begin + group - 1) // group
         for number in range(groups):
             first = begin + number * (end - begin) // groups
             count = begin + (number + 1) * (end - begin) // groups - first
             transform_group(table, first, count, k_first, rows, c_first, columns, v, e, patch)
-            multiply_group(table, count, rows, columns, v, e, sums, number > 0)
+            for point in range(POINTS):
+                multiply_rows(
+                    load_int(table, GEMM),
+                    e + point * group * e_row,
+                    e_row,
+                    v + point * group * v_row,
+                    v_row,
+                    padded(count),
+                    rows,
+                    columns,
+                    sums + point * point_sums,
+                    number > 0,
+                )
         target = load_int(table, WEIGHT)
         if shards > 1:
             target = load_int(table, PARTIAL) + shard * out_channels * channels * 36
         write_filters(table, sums, rows, columns, target + (k_first * channels + c_first) * 36)
-        item = next_item(table)
-
-
-def _add_shards(
-    e: Emitter,
-    count: ir.Value,
-    shards: ir.Value,
-    step: ir.Value,
-    source: ir.Value,
-    target: ir.Value,
-) -> None:
-    """Emit target = the sum of `count` floats of every shard, `step` bytes apart."""
-
-    def body(lane: Lane, pointers: list[ir.Value]) -> None:
-        place, out = pointers
-        turn = e.loop(shards, [place, e.constant(0.0)])
-        here, total = turn.values
-        _, total = turn.close([e.shift(here, step), e.add(total, lane.load(here))])
-        lane.store(total, out)
-
-    emit_vectors(e, count, [source, target], body)
-
-
-add_shards = ir_kernel("add_shards", "iiipp", _add_shards)
-
-
-@kernel
-def weight_winograd_reduce(table: int, thread: int, threads: int) -> None:
-    """Add up the shards: an item is some of the weights."""
-    weights = load_int(table, OUT_CHANNELS) * load_int(table, CHANNELS) * 9
-    item = next_item(table)
-    while item >= 0:
-        first = item * REDUCED
-        add_shards(
-            min(REDUCED, weights - first),
-            load_int(table, SHARDS),
-            weights * 4,
-            load_int(table, PARTIAL) + first * 4,
-            load_int(table, WEIGHT) + first * 4,
-        )
         item = next_item(table)
