@@ -1,14 +1,13 @@
-"""The two kernel sets, one at a time."""
+"""The kernel sets, one at a time."""
 
 from __future__ import annotations
 
 import pytest
 
-from npresnet_kernels import budget, cpu, reference
+from npresnet_kernels import budget
 from npresnet_kernels.contract import KernelSet
 from npresnet_kernels.cpu import threads
-
-SETS: dict[str, KernelSet] = {"reference": reference, "cpu": cpu}
+from tests.kernels.sets import SETS
 
 
 @pytest.fixture(params=SETS)

@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from npresnet_kernels import budget
+from npresnet_kernels import budget, cpu, reference
 from tests.kernels.test_conv import CASES, all_of, draw
 
 SHAPES = {
@@ -31,6 +31,7 @@ def peak(call):
     return most - result.nbytes
 
 
+@pytest.mark.parametrize("kernels", [reference, cpu], ids=["reference", "cpu"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_budget_holds(name, kernels, column_budget, rng):
     _, _, kernel, *window, groups = SHAPES[name]

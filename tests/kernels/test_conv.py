@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npresnet_kernels import cpu, reference
 from npresnet_kernels.shapes import conv_output_size
 from tests.kernels.against_torch import LAYOUTS, arrange, check, is_channels_last
+from tests.kernels.sets import SETS
 
 # name: x shape, output channels, kernel size, stride, padding, dilation, groups
 CASES = {
@@ -135,7 +135,7 @@ def problems(draw):
     return shape, groups * draw(st.integers(1, 2)), kernel, stride, padding, dilation, groups
 
 
-@pytest.mark.parametrize("kernels", [reference, cpu], ids=["reference", "cpu"])
+@pytest.mark.parametrize("kernels", SETS.values(), ids=SETS)
 @settings(max_examples=60, deadline=None)
 @given(case=problems())
 def test_against_brute_force_and_adjoint(kernels, case):
@@ -151,7 +151,7 @@ def test_against_brute_force_and_adjoint(kernels, case):
     np.testing.assert_allclose([np.vdot(x, dx), np.vdot(weight, dw)], inner, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("kernels", [reference, cpu], ids=["reference", "cpu"])
+@pytest.mark.parametrize("kernels", SETS.values(), ids=SETS)
 @settings(max_examples=40, deadline=None)
 @given(case=problems(), data=st.data())
 def test_columns(kernels, case, data):

@@ -233,6 +233,7 @@ def _call(function, args, kwargs):
 
 def _matmul(x, y, out=None):
     """float16 as cuBLAS does it: products summed in float32."""
+    products.append(COMPUTE_TYPES.get(x.dtype.name, "default"))
     wide = np.float32 if x.dtype == np.float16 else x.dtype
     product = np.matmul(x.astype(wide), y.astype(wide)).astype(x.dtype)
     if out is None:
@@ -337,6 +338,19 @@ cuda = types.SimpleNamespace(
         driverGetVersion=lambda: 13000,
     ),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+)
+
+
+# products keep a record of what precision they were taken in
+COMPUTE_TYPES = {"float32": "default"}
+products: list[str] = []
+_core = types.SimpleNamespace(
+    _routines_linalg=types.SimpleNamespace(
+        COMPUTE_TYPE_TF32="tf32",
+        COMPUTE_TYPE_FP32="fp32",
+        get_compute_type=lambda dtype: COMPUTE_TYPES[np.dtype(dtype).name],
+        set_compute_type=lambda dtype, kind: COMPUTE_TYPES.update({np.dtype(dtype).name: kind}),
+    )
 )
 
 
