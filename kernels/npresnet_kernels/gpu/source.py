@@ -1,4 +1,4 @@
-"""CUDA sources as text: one file, with the local headers it includes put in place.
+"""CUDA sources as text, with the local headers that they include put in place.
 
 The text that goes to a compiler is whole, so that CuPy's disk cache, whose key is the text and the
 options, notices an edited header.
@@ -17,8 +17,8 @@ _INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(")
 
 
-def read_source(name: str) -> str:
-    """Return the text of a file here, each ``#include "..."`` replaced by that file, once.
+def read_source(*names: str) -> str:
+    """Return the text of files here, each ``#include "..."`` replaced by that file, once.
 
     Comments mark where an included file begins and ends.
     """
@@ -35,7 +35,7 @@ def read_source(name: str) -> str:
         code = (HERE / file).read_text(encoding="utf-8").replace("#pragma once\n", "")
         return _INCLUDE.sub(included, code)
 
-    return text(name)
+    return "".join(map(text, names))
 
 
 def kernel_names(code: str) -> list[str]:

@@ -1,0 +1,117 @@
+"""Every kernel compiles for every generation of devices, within a budget of registers and memory.
+
+nvcc needs no device. Sources that take a SCALAR are compiled together, once a type.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+
+from npresnet_kernels.gpu.source import HERE, kernel_names, read_source
+
+pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+
+ARCHITECTURES = ("75", "80", "90a")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a kernel may use: registers a thread, bytes of static shared memory a block."""
+
+    registers: int
+    shared: int
+
+
+# name: sources, macros, budget. The plain kernels keep 2 blocks of 256 threads on a
+# multiprocessor of any device (65,536 registers): below 128 registers.
+SCALAR_SOURCES = (
+    *("conv.cu", "elementwise.cu", "loss.cu", "norm.cu", "optim.cu", "pool.cu", "softmax.cu"),
+)
+VARIANTS = {
+    scalar: (SCALAR_SOURCES, {"SCALAR": scalar}, Budget(registers=96, shared=2048))
+    for scalar in ("float", "double", "half16", "bfloat16")
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """What ptxas says of one kernel for one architecture."""
+
+    kernel: str
+    architecture: str
+    registers: int
+    shared: int
+    stack: int
+    spilled: int
+
+
+_ENTRY = re.compile(
+    r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<architecture>\w+)'.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.DOTALL,
+)
+
+
+def parse(log: str) -> list[Use]:
+    """Return what a log of ``-Xptxas -v`` says."""
+    uses = []
+    for match in _ENTRY.finditer(log):
+        shared = re.search(r"(\d+) bytes smem", match["rest"])
+        uses.append(
+            Use(
+                match["kernel"],
+                match["architecture"],
+                int(match["registers"]),
+                int(shared[1]) if shared else 0,
+                int(match["stack"]),
+                int(match["stores"]) + int(match["loads"]),
+            )
+        )
+    return uses
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_compiles_within_its_budget(name, tmp_path):
+    sources, macros, budget = VARIANTS[name]
+    code = read_source(*sources)
+    (tmp_path / "source.cu").write_text(code)
+    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    options = ["-std=c++14", "-ftz=true", "-Xptxas=-v", *(f"-D{k}={v}" for k, v in macros.items())]
+    command = ["nvcc", "-fatbin", *options, *targets, "source.cu", "-o", "made.fatbin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr, done.stderr
+    uses = parse(done.stderr)
+    expected = {(kernel, a) for kernel in kernel_names(code) for a in ARCHITECTURES}
+    assert {(use.kernel, use.architecture) for use in uses} == expected
+    for use in uses:
+        assert use.spilled == 0, use
+        assert use.stack == 0, use
+        assert use.registers <= budget.registers, use
+        assert use.shared <= budget.shared, use
+
+
+def test_every_source_is_compiled():
+    compiled = {source for sources, _, _ in VARIANTS.values() for source in sources}
+    assert compiled == {path.name for path in HERE.glob("*.cu")}
+
+
+def test_sources_need_no_header_of_the_system():
+    """NVRTC finds few; where it finds them differs from one installation to the next."""
+    for path in (*HERE.glob("*.cu"), *HERE.glob("*.cuh")):
+        assert "#include <" not in path.read_text(), path.name
+
+
+def test_reading_the_log():
+    log = """ptxas info    : Compiling entry function 'spills' for 'sm_90a'
+ptxas info    : Function properties for spills
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 49152 bytes smem, 400 bytes cmem[0]
+"""
+    assert parse(log) == [Use("spills", "90a", 255, 49152, 16, 12)]
