@@ -3,6 +3,7 @@
 from npresnet.data.dataset import ArrayDataset, Dataset, Subset
 from npresnet.data.digits import Digits, load_digits
 from npresnet.data.folder import IMG_EXTENSIONS, ImageFolder
+from npresnet.data.imagenet import imagenet_classes, imagenet_wnids
 from npresnet.data.images import MAX_PIXELS, ImageLike, read_image, to_image
 from npresnet.data.loader import DataLoader
 from npresnet.data.random_transforms import (
@@ -19,6 +20,7 @@ from npresnet.data.transforms import (
     Normalize,
     Pad,
     Resize,
+    ResizeKeepRatio,
     ToArray,
     ToRGB,
     Transform,
@@ -44,10 +46,13 @@ __all__ = [
     "RandomResizedCrop",
     "RandomRotation",
     "Resize",
+    "ResizeKeepRatio",
     "Subset",
     "ToArray",
     "ToRGB",
     "Transform",
+    "imagenet_classes",
+    "imagenet_wnids",
     "load_digits",
     "read_image",
     "to_image",

@@ -45,6 +45,7 @@ __all__ = [
     "Normalize",
     "Pad",
     "Resize",
+    "ResizeKeepRatio",
     "ToArray",
     "ToRGB",
     "Transform",
@@ -152,24 +153,58 @@ class Resize(Transform):
         return source.resize((width, height), resampling(self.interpolation))
 
 
+class ResizeKeepRatio(Resize):
+    """Scale so that the image covers a rectangle, or fits into it; timm's step of that name.
+
+    Parameters
+    ----------
+    size : (height, width)
+        The rectangle.
+    longest : {0, 1}
+        0 covers it, 1 fits into it. Sides are rounded to the nearest, halves to the even.
+    interpolation : str
+        As for `Resize`.
+    """
+
+    def __init__(
+        self, size: Size, longest: int = 0, interpolation: Interpolation = "bilinear"
+    ) -> None:
+        super().__init__(pair("size", size), interpolation)
+        if longest not in (0, 1):
+            raise RangeError(f"longest expected 0 (cover) or 1 (fit), got {longest!r}")
+        self.longest = longest
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of the result for an image of the given width and height."""
+        high, wide = pair("size", self.size)
+        ratios = height / high, width / wide
+        ratio = max(ratios) if self.longest else min(ratios)
+        return round(width / ratio), round(height / ratio)
+
+
 class CenterCrop(Transform):
-    """Cut out the middle; where the image is smaller, pad it with black first.
+    """Cut out the middle; where the image is smaller, pad it first.
 
     Parameters
     ----------
     size : int or (height, width)
         Of the result. The corner is at ``round((side - size) / 2)``, halves to the even.
+    fill : int or tuple of int
+        Value of the border, or one value a channel; black by default.
     """
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, fill: Fill = 0) -> None:
         self.size = pair("size", size)
+        self.fill = fill
 
     def __call__(self, image: ImageLike, rng: np.random.Generator | None = None) -> Image:
         """Return the middle of the image."""
         source = to_image(image)
         high, wide = self.size
         dx, dy = max(wide - source.width, 0), max(high - source.height, 0)
-        source = pad(source, (dx // 2, dy // 2, (dx + 1) // 2, (dy + 1) // 2), 0, "constant")
+        source = pad(
+            source, (dx // 2, dy // 2, (dx + 1) // 2, (dy + 1) // 2), self.fill, "constant"
+        )
         top = round((source.height - high) / 2.0)
         left = round((source.width - wide) / 2.0)
         return source.crop((left, top, left + wide, top + high))

@@ -189,11 +189,13 @@ _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 
 def _resnet(depth: int, weights: Any, options: dict[str, Any]) -> ResNet:
     block, layers = _DEPTHS[depth]
-    model = ResNet(block, layers, **options)
-    if weights is not None:
-        from npresnet.weights import load_weights
+    if weights is None:
+        return ResNet(block, layers, **options)
+    from npresnet.weights import load_pretrained
 
-        model.load_state_dict(load_weights(weights))
+    state, settings = load_pretrained(weights, f"resnet{depth}")
+    model = ResNet(block, layers, **{**(settings.options if settings else {}), **options})
+    model.load_state_dict(state)
     return model
 
 
@@ -207,11 +209,13 @@ def resnet34(weights: Any = None, **options: Any) -> ResNet:
 
     Parameters
     ----------
-    weights : path, optional
-        A weight file to load; random values if None.
+    weights : str or path, optional
+        A weight file, or the name of weights to fetch: ``"timm/resnet34.a1_in1k"`` on the Hugging
+        Face Hub, ``"IMAGENET1K_V1"`` of torchvision, ``"https://...#sha256=..."``; see
+        :func:`npresnet.weights.load_pretrained`. Random values if None.
     **options
         ``num_classes``, ``in_chans``, ``small_input`` and ``zero_init_residual`` of
-        :class:`ResNet`.
+        :class:`ResNet`; by default those of the weights, where they say so.
 
     Raises
     ------

@@ -16,8 +16,10 @@ from npresnet import models
 from npresnet.errors import NpresnetError, WeightsError
 from npresnet.nn import Module, init
 from npresnet.random import seeded
-from npresnet.weights import load_metadata, load_weights, save_file
+from npresnet.weights import load_pretrained, save_file
+from npresnet.weights.config import class_names
 from npresnet.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from npresnet.weights.pretrained import METADATA_KEY
 from npresnet.weights.settings import ClassName, ModelSettings
 from npresnet_kernels.contract import Array
 
@@ -82,7 +84,7 @@ def save_model(path: str | os.PathLike[str], model: Module, settings: ModelSetti
     except (TypeError, ValueError) as error:
         raise WeightsError(f"can't write the settings of {os.fspath(path)!r}: {error}") from None
     state = {key: _to_numpy(array) for key, array in model.state_dict().items()}
-    save_file(state, path, {"npresnet": text})
+    save_file(state, path, {METADATA_KEY: text})
 
 
 def load_model(
@@ -96,7 +98,8 @@ def load_model(
     Parameters
     ----------
     path : str or path-like
-        A ``.safetensors`` file: one of npresnet's, or any other ResNet with torchvision's names.
+        A weight file of npresnet's, or of any other ResNet with torchvision's names; or a name that
+        `npresnet.weights.load_pretrained` knows: ``"timm/resnet34.a1_in1k"``, for instance.
     architecture : str, optional
         What a file that doesn't say so holds: ``"resnet34"``, for instance. Number of classes,
         channels and the kind of stem follow from the shapes; the preprocessing is ImageNet's.
@@ -118,16 +121,11 @@ def load_model(
         The file can't be read, doesn't say what it holds, or the weights don't fit.
     """
     name = os.fspath(path)
-    state = load_weights(path)
-    text = load_metadata(path).get("npresnet")
+    state, settings = load_pretrained(path, architecture, default)
     try:
-        if text is not None:
-            settings = ModelSettings.from_dict(_parse(text))
-            if architecture not in (None, settings.architecture):
-                raise WeightsError(f"it holds a {settings.architecture}, not a {architecture}")
-        elif (plain := architecture or default) is not None:
+        if settings is None and (plain := architecture or default) is not None:
             settings = _plain_settings(plain, state)
-        else:
+        if settings is None:
             raise WeightsError(
                 "it doesn't say which network it holds: name it, as in "
                 'load_model(path, architecture="resnet34") or --model resnet34'
@@ -147,16 +145,6 @@ def load_model(
 def _to_numpy(array: Any) -> Array:
     """A GPU's array comes to main memory."""
     return array.get() if hasattr(array, "get") else array  # type: ignore[no-any-return]
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"its npresnet settings aren't JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise WeightsError("its npresnet settings aren't a JSON object")
-    return fields
 
 
 def _plain_settings(architecture: str, state: Mapping[str, Array]) -> ModelSettings:
@@ -179,7 +167,7 @@ def _plain_settings(architecture: str, state: Mapping[str, Array]) -> ModelSetti
         mean=(0.5,) if grey else IMAGENET_MEAN,
         std=(0.5,) if grey else IMAGENET_STD,
     )
-    return ModelSettings.new(architecture, tuple(range(outputs)), preprocessing, small)
+    return ModelSettings.new(architecture, class_names(outputs), preprocessing, small)
 
 
 def _check_shapes(settings: ModelSettings, state: Mapping[str, Array]) -> None:

@@ -128,9 +128,7 @@ class Recipe:
         """
         if isinstance(side, bool) or not isinstance(side, int):
             raise RangeError(f"image_size expected a number of pixels, got {side!r}")
-        old = self.preprocessing
-        resize = None if old.resize is None else round(old.resize * side / min(old.size))
-        return replace(self, preprocessing=replace(old, size=(side, side), resize=resize))
+        return replace(self, preprocessing=self.preprocessing.scaled_to(side))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""

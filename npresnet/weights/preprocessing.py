@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from npresnet.data import (
     CenterCrop,
@@ -16,6 +16,7 @@ from npresnet.data import (
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
+    ResizeKeepRatio,
     ToArray,
     ToRGB,
     Transform,
@@ -33,6 +34,8 @@ MAX_SIDE = 4096
 
 AUGMENTATIONS = ("none", "shift", "photo")
 
+CropMode = Literal["center", "squash", "border"]
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -46,9 +49,13 @@ class Preprocessing:
         Height and width of the input.
     channels : int
         1 (grey) or 3 (RGB).
-    resize : int or None
-        Length that the shorter side is scaled to, before `size` is cut out of the middle; None
-        scales height and width to `size` whatever the image's shape.
+    resize : int, (int, int) or None
+        What the image is scaled to, before `size` is cut out of the middle: an int is the length of
+        the shorter side, of a pair `crop_mode` tells more. None scales height and width to `size`
+        whatever the image's shape.
+    crop_mode : {"center", "squash", "border"}
+        What a pair for `resize` means, in timm's words: the image covers this height and width; it
+        gets them whatever its shape; it fits into them, and a border of the colour `mean` is added.
     interpolation : str
         How `Resize` reads pixels between pixels.
     mean, std : tuple of float
@@ -57,15 +64,17 @@ class Preprocessing:
 
     size: tuple[int, int]
     channels: int = 3
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
-        sides = (*self.size, *([] if self.resize is None else [self.resize]))
-        if len(self.size) != 2 or not all(
-            isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides
+        scaled = self.size if self.resize is None else self.resize
+        scaled = scaled if isinstance(scaled, tuple) else (scaled, scaled)
+        if not len(self.size) == len(scaled) == 2 or not all(
+            type(side) is int and 1 <= side <= MAX_SIDE for side in (*self.size, *scaled)
         ):
             raise RangeError(
                 f"an input size is a pair of 1 to {MAX_SIDE} pixels, got size={self.size}, "
@@ -77,6 +86,10 @@ class Preprocessing:
             raise RangeError(
                 f"interpolation expected one of {', '.join(get_args(Interpolation))}, "
                 f"got {self.interpolation!r}"
+            )
+        if self.crop_mode not in get_args(CropMode):
+            raise RangeError(
+                f"crop_mode expected one of {', '.join(get_args(CropMode))}, got {self.crop_mode!r}"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels or not all(math.isfinite(v) for v in values):
@@ -119,7 +132,24 @@ class Preprocessing:
     def _resizing(self) -> list[Transform]:
         if self.resize is None:
             return [Resize(self.size, self.interpolation)]
-        return [Resize(self.resize, self.interpolation), CenterCrop(self.size)]
+        if isinstance(self.resize, int) or self.crop_mode == "squash":
+            return [Resize(self.resize, self.interpolation), CenterCrop(self.size)]
+        border = self.crop_mode == "border"
+        fill = tuple(round(255 * value) for value in self.mean) if border else 0
+        return [
+            ResizeKeepRatio(self.resize, int(border), self.interpolation),
+            CenterCrop(self.size, fill),
+        ]
+
+    def scaled_to(self, side: int) -> Preprocessing:
+        """Return the same steps for a square input of another size, in proportion."""
+        high, wide = self.size
+        resize = self.resize
+        if isinstance(resize, tuple):
+            resize = (round(resize[0] * side / high), round(resize[1] * side / wide))
+        elif resize is not None:
+            resize = round(resize * side / min(high, wide))
+        return replace(self, size=(side, side), resize=resize)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""

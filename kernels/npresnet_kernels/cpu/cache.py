@@ -33,6 +33,8 @@ import numba
 import numba.core.caching
 import numba.core.config
 
+from npresnet_kernels.user_cache import user_cache
+
 __all__ = ["announce", "cache_folder", "kept"]
 
 # Numba's internals, whose types say less than what is used of them
@@ -80,15 +82,9 @@ def _key() -> str | None:
 
 
 def _parent() -> Path:
-    """Return the folder for all versions: NUMBA_CACHE_DIR, XDG_CACHE_HOME, or the home's."""
+    """Return the folder for all versions: NUMBA_CACHE_DIR, or the user's cache."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    if chosen:
-        return Path(chosen) / "npresnet"
-    if os.name == "nt":
-        local = os.environ.get("LOCALAPPDATA")
-        return Path(local or Path.home() / "AppData" / "Local") / "npresnet" / "cache"
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(xdg if os.path.isabs(xdg) else Path.home() / ".cache") / "npresnet"
+    return Path(chosen) / "npresnet" if chosen else user_cache()
 
 
 @functools.cache
