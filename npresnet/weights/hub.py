@@ -1,10 +1,10 @@
 """Repositories of weights on the Hugging Face Hub, or on a server that answers as it does.
 
-huggingface_hub does the work, so that its cache and its variables hold: HF_HOME and HF_HUB_CACHE say
-where files are kept, HF_ENDPOINT which server is asked, HF_HUB_OFFLINE=1 that none is, HF_TOKEN who
-asks, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT how long it may stall. Two things are added:
-the hash of what came is compared with the one that the server gave, and there is one error, in one
-line, at once.
+huggingface_hub does the work, so that its cache and its variables hold: HF_HOME and HF_HUB_CACHE
+say where files are kept, HF_ENDPOINT which server is asked, HF_HUB_OFFLINE=1 that none is, HF_TOKEN
+who asks, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT how long it may stall. Two things are
+added: the hash of what came is compared with the one that the server gave, and there is one error,
+in one line, at once.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def _verify(path: Path, etag: str, what: str) -> None:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise WeightsError(
-            f"{what} came with hash {digest.hexdigest()}, but the server said {etag}: it was damaged "
-            "on its way and isn't kept; fetch it again"
+            f"{what} came with hash {digest.hexdigest()}, but the server said {etag}: it was "
+            "damaged on its way and isn't kept; fetch it again"
         )
 
 
@@ -195,19 +195,17 @@ def _explain(
     if isinstance(error, errors.OfflineModeIsEnabled):
         why = "local_files_only" if options.local_files_only else "HF_HUB_OFFLINE"
         reason = (
-            f"the cache {cache!r} lacks {file} of {repository!r} ({revision}), and {why} forbids to "
-            "fetch it: unset that, or set HF_HUB_CACHE to a cache that has it"
+            f"the cache {cache!r} lacks {file} of {repository!r} ({revision}), and {why} forbids "
+            "to fetch it: unset that, or set HF_HUB_CACHE to a cache that has it"
         )
     elif isinstance(error, errors.HFValidationError):
         reason = f"{repository!r} is no name of a repository, expected OWNER/NAME: {text}"
     elif isinstance(error, errors.GatedRepoError):
-        reason = (
-            f"{asked} is open only to those whom its owner lets in: ask there, then set HF_TOKEN"
-        )
+        reason = f"{asked} is open to those whom its owner lets in: ask there, then set HF_TOKEN"
     elif isinstance(error, errors.RepositoryNotFoundError):
         reason = (
-            f"there is no file {repository!r} here and no repository {asked}, or it is private: check "
-            "the name, or set HF_TOKEN"
+            f"there is no file {repository!r} here and no repository {asked}, or it is private: "
+            "check the name, or set HF_TOKEN"
         )
     elif isinstance(error, errors.RevisionNotFoundError):
         reason = f"{asked} has no branch, tag or commit {revision!r}: check the name"

@@ -1,7 +1,7 @@
-"""The weights that torchvision publishes for the networks of this family, by the names it gives them.
+"""The weights that torchvision publishes for the networks of this family, by its names for them.
 
-Files, hashes and sizes are those of torchvision 0.29 (``torchvision/models/resnet.py``, BSD 3-Clause).
-A file's name ends in the first eight digits of its sha256.
+Files, hashes and sizes are those of torchvision 0.29 (``torchvision/models/resnet.py``, BSD
+3-Clause). A file's name ends in the first eight digits of its sha256.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FILES: dict[str, dict[str, tuple[str, int]]] = {
 
 
 def is_torchvision_name(text: str) -> bool:
-    """Tell ``IMAGENET1K_V1``, ``DEFAULT`` or ``ResNet50_Weights.IMAGENET1K_V2`` from other names."""
+    """Tell ``IMAGENET1K_V1``, ``DEFAULT`` and ``ResNet50_Weights.DEFAULT`` from other names."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -80,8 +80,8 @@ def torchvision_weights(name: str, architecture: str | None) -> tuple[str, str, 
     network = found[1].lower() if found[1] else architecture
     if network is None:
         raise WeightsError(
-            f"{name!r} doesn't say for which network: name it, as in ResNet50_Weights.{found[2]}, or "
-            "by --model resnet50"
+            f"{name!r} doesn't say for which network: name it, as in ResNet50_Weights.{found[2]}, "
+            "or by --model resnet50"
         )
     files = _FILES.get(network, {})
     version = max(files) if found[2] == "DEFAULT" and files else found[2]
