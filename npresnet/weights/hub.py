@@ -49,6 +49,8 @@ def need_hub() -> Any:
     """
     try:
         import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors
     except ImportError as error:
         raise ExtraError(
             f"weights on the Hugging Face Hub need huggingface_hub ({error}): pip install "

@@ -29,7 +29,6 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         self.server.requests.append((self.command, path, self.headers.get("Range")))
         self.server.answers.get(path, missing)(self)
-        self.close_connection = True
 
     do_HEAD = do_GET
 
@@ -38,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        headers = {"Content-Length": str(len(body)), "Connection": "close", **headers}
+        for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
@@ -53,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
             return len(data)
         self.send_response(206 if found else 200)
         self.send_header("Content-Length", str(len(data) - begin))
+        self.send_header("Connection", "close")
         if found:
             self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
         self.end_headers()
