@@ -76,8 +76,8 @@ class Classifier:
     model : str
         ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` or ``"resnet152"``.
     weights : path, optional
-        A weight file. It classifies as it is; `fit` begins with it, under a new head where the
-        classes differ.
+        A weight file (``.safetensors``, torch's ``.pth`` or ``.npz``). It classifies as it is;
+        `fit` begins with it, under a new head where the classes differ.
     epochs, batch_size, lr, weight_decay, label_smoothing, optimizer, schedule, augment : optional
         Settings of the training, see `npresnet.training.Recipe`; None leaves the default for small
         images or for photographs.

@@ -24,7 +24,9 @@ _WIDEST_TABLE = 20  # classes; a wider confusion table can't be read in a termin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a .safetensors file")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a .safetensors, .pth or .npz file"
+    )
     parser.add_argument("data", metavar="DATA", help="'digits' or a folder, as for train")
     parser.add_argument("--model", metavar="NAME", help="the network, if the file doesn't say")
     parser.add_argument(

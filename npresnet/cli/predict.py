@@ -42,7 +42,9 @@ _BATCH = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a .safetensors file")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a .safetensors, .pth or .npz file"
+    )
     parser.add_argument(
         "paths",
         nargs="+",

@@ -194,7 +194,8 @@ def _resnet(depth: int, weights: Any, options: dict[str, Any]) -> ResNet:
     from npresnet.weights import load_pretrained
 
     state, settings = load_pretrained(weights, f"resnet{depth}")
-    model = ResNet(block, layers, **{**(settings.options if settings else {}), **options})
+    with nn.init.skip_random():
+        model = ResNet(block, layers, **{**(settings.options if settings else {}), **options})
     model.load_state_dict(state)
     return model
 

@@ -6,6 +6,7 @@ an attribute is what registers it: that needs the tables which ``Module.__init__
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import numpy as np
 
 from npresnet.backend import for_arrays, resolve
 from npresnet.errors import ModuleError, WeightsError
-from npresnet.nn.state import IncompatibleKeys, check_state
+from npresnet.nn.state import IncompatibleKeys, LazyArray, check_state
 from npresnet.tensor import ArrayLike, Tensor, as_tensor
 from npresnet_kernels.contract import Array
 
@@ -388,7 +389,8 @@ class Module:
         incompatible = check_state(shapes, given, strict, owner=type(self).__name__)
         for key, array in own.items():
             if key in given:
-                array[...] = for_arrays([array]).asarray(given[key])
+                with _lent(given[key]) as value:
+                    array[...] = for_arrays([array]).asarray(value)
         for tensor in (*self.parameters(), *self.buffers()):
             tensor._version += 1
         return incompatible
@@ -413,9 +415,15 @@ class Module:
         return f"{type(self).__name__}(\n  {body}\n)"
 
 
-def _as_array(value: Any) -> Array:
-    """Return a CuPy array as it is, anything else through NumPy."""
-    return value if hasattr(value, "get") and hasattr(value, "dtype") else np.asarray(value)
+def _as_array(value: Any) -> Any:
+    """Return a CuPy array, or one that is to be read later, as it is; all else through NumPy."""
+    if isinstance(value, LazyArray) or (hasattr(value, "get") and hasattr(value, "dtype")):
+        return value
+    return np.asarray(value)
+
+
+def _lent(value: Any) -> contextlib.AbstractContextManager[Any]:
+    return value.borrowed() if isinstance(value, LazyArray) else contextlib.nullcontext(value)
 
 
 def _no_init(module: Module, when: str) -> str:

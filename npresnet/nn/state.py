@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from npresnet.errors import WeightsError
 
-__all__ = ["IncompatibleKeys", "check_state"]
+__all__ = ["IncompatibleKeys", "LazyArray", "check_state"]
 
 _SHOWN = 5  # keys named in a message before it goes on with a count
 _OPTIONAL = "num_batches_tracked"  # written by torch 0.4.1 and later; older files lack it
@@ -19,6 +24,40 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+class LazyArray(ABC):
+    """An array that isn't in memory yet; a state dict may hold such values.
+
+    `Module.load_state_dict` looks at the shapes of all, then borrows one after the other, so that
+    model and file aren't both held in memory whole.
+    """
+
+    __slots__ = ()
+
+    shape: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @abstractmethod
+    def borrowed(self) -> contextlib.AbstractContextManager[npt.NDArray[Any]]:
+        """Lend the values for the length of a ``with`` block, to be copied from."""
+
+    def read(self) -> npt.NDArray[Any]:
+        """Return a copy of the values: C-contiguous and the caller's own."""
+        with self.borrowed() as values:
+            return np.array(values, order="C")
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("the values aren't in memory yet: they can't be had without a copy")
+        array = self.read()
+        return array if dtype is None else array.astype(dtype, copy=False)
 
 
 def check_state(

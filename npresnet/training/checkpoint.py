@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from npresnet import models
 from npresnet.errors import NpresnetError, WeightsError
 from npresnet.nn import Module, init
 from npresnet.random import seeded
-from npresnet.weights import load_pretrained, save_file
+from npresnet.weights import WeightFile, load_pretrained, save_file
 from npresnet.weights.config import class_names
 from npresnet.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from npresnet.weights.pretrained import METADATA_KEY
@@ -147,7 +147,7 @@ def _to_numpy(array: Any) -> Array:
     return array.get() if hasattr(array, "get") else array  # type: ignore[no-any-return]
 
 
-def _plain_settings(architecture: str, state: Mapping[str, Array]) -> ModelSettings:
+def _plain_settings(architecture: str, state: WeightFile) -> ModelSettings:
     """Settings of a state dict with torchvision's names, from its shapes."""
     for key, ndim in (("conv1.weight", 4), ("fc.weight", 2)):
         if key not in state or state[key].ndim != ndim:
@@ -170,7 +170,7 @@ def _plain_settings(architecture: str, state: Mapping[str, Array]) -> ModelSetti
     return ModelSettings.new(architecture, class_names(outputs), preprocessing, small)
 
 
-def _check_shapes(settings: ModelSettings, state: Mapping[str, Array]) -> None:
+def _check_shapes(settings: ModelSettings, state: WeightFile) -> None:
     """Compare sizes with the file before a model of these sizes is built in memory."""
     expected = (
         ("fc.weight", 0, settings.options["num_classes"], "classes"),

@@ -8,12 +8,10 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy.typing as npt
-
 from npresnet.errors import NpresnetError, WeightsError
 from npresnet.weights.config import read_config
 from npresnet.weights.hub import CONFIG, WEIGHTS, HubOptions, Repository, fetch_repository
-from npresnet.weights.read import load_weights
+from npresnet.weights.read import WeightFile, open_weights
 from npresnet.weights.safetensors_file import load_metadata
 from npresnet.weights.settings import ModelSettings
 from npresnet.weights.torchvision import is_torchvision_name, torchvision_weights
@@ -51,9 +49,9 @@ class Found(NamedTuple):
 
 
 class Pretrained(NamedTuple):
-    """Weights in memory: the state dict, and what comes with it says of it, or None."""
+    """An open weight file, and what comes with it says of it, or None."""
 
-    state: dict[str, npt.NDArray[Any]]
+    state: WeightFile
     settings: ModelSettings | None
 
 
@@ -63,7 +61,7 @@ def load_pretrained(
     default: str | None = None,
     hub: HubOptions | None = None,
 ) -> Pretrained:
-    """Fetch weights where they aren't here yet, and read them.
+    """Fetch weights where they aren't here yet, and open them.
 
     Parameters
     ----------
@@ -88,7 +86,7 @@ def load_pretrained(
         raise WeightsError(
             f"{os.fspath(weights)!r}: it holds a {settings.architecture}, not a {architecture}"
         )
-    return Pretrained(load_weights(path), settings)
+    return Pretrained(open_weights(path), settings)
 
 
 def find_weights(

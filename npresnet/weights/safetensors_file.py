@@ -1,35 +1,49 @@
 """State dicts in safetensors files, the format that timm, torchvision and transformers share.
 
-The safetensors library reads and checks the header; a file from a stranger can't run code, and
-can't claim more bytes than it has. Format: https://github.com/huggingface/safetensors
+The safetensors library checks the header: every array lies inside the file, none overlaps another.
+What it lets through (a name twice, sizes that no memory holds) is found here. The arrays are then
+read in place, where the library would hold each of them twice.
+Format: https://github.com/huggingface/safetensors
 """
 
 from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from npresnet.errors import WeightsError, WriteError
 from npresnet.weights.atomic import write_aside
+from npresnet.weights.mapped import MappedFile
+from npresnet.weights.stored import StoredArray
 
-if TYPE_CHECKING:
-    from safetensors import safe_open
-
-__all__ = ["load_file", "load_metadata", "save_file"]
+__all__ = ["load_file", "load_metadata", "read_safetensors", "save_file"]
 
 State = dict[str, npt.NDArray[Any]]
 
-# What a header calls the dtypes that have a place in a model; BF16 is widened by hand, because
-# NumPy has no such dtype.
-_READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"}
-_READABLE.add("BOOL")
+# What a header calls the dtypes that have a place in a model.
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 _WRITABLE = {np.dtype(c) for c in "dfeqihbQIHB?"}
+
+_LARGEST_HEADER = 1 << 23  # bytes; a ResNet-152 has 100,000, and parsing takes ten times the space
 
 
 def load_file(path: str | os.PathLike[str]) -> State:
@@ -52,22 +66,8 @@ def load_file(path: str | os.PathLike[str]) -> State:
         The file is missing, a folder, unreadable, truncated, not safetensors, or holds a dtype
         that has no NumPy counterpart here (8-bit floats, complex).
     """
-    name = os.fspath(path)
-    with _open(path) as file:
-        keys = sorted(file.keys())
-        dtypes = {key: str(file.get_slice(key).get_dtype()) for key in keys}
-        for key, dtype in dtypes.items():
-            if dtype not in _READABLE:
-                raise WeightsError(
-                    f"{name!r} holds {key!r} as {dtype}, expected one of "
-                    f"{', '.join(sorted(_READABLE))}: convert it to F32 where it was made"
-                )
-        wide = _read_bfloat16(name, [k for k in keys if dtypes[k] == "BF16"])
-        state: State = {}
-        for key in keys:
-            array = wide[key] if key in wide else file.get_tensor(key)
-            state[key] = array.astype(np.float32) if dtypes[key] == "F16" else array
-    return state
+    arrays, _ = _open(path)
+    return {key: array.read() for key, array in arrays.items()}
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -78,8 +78,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     WeightsError
         As `load_file`.
     """
-    with _open(path) as file:
-        return dict(file.metadata() or {})
+    return _open(path)[1]
 
 
 def save_file(
@@ -121,52 +120,78 @@ def save_file(
             raise WriteError(f"can't write {os.fspath(path)!r}: {_one_line(error)}") from error
 
 
-def _open(path: str | os.PathLike[str]) -> safe_open:
-    """The library's handle on a file, its header already checked; its errors in our words."""
+def read_safetensors(file: MappedFile) -> tuple[dict[str, StoredArray], dict[str, str]]:
+    """Find the arrays of a file, by sorted names, and the text beside them.
+
+    Raises
+    ------
+    WeightsError
+        As `load_file`; the message begins with a verb, for `MappedFile.error`.
+    """
+    header, begin = _header(file)
+    metadata = header.pop("__metadata__", None) or {}
+    arrays = {}
+    for key in sorted(header):
+        entry = header[key]
+        start, stop = entry["data_offsets"]
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise WeightsError(
+                f"holds {key!r:.200} as {entry['dtype']}, expected one of "
+                f"{', '.join(sorted(_DTYPES))}: convert it to F32 where it was made"
+            )
+        try:
+            extent = file.whole.part(begin + start, begin + stop)
+            arrays[key] = StoredArray(extent, dtype, entry["shape"])
+        except WeightsError as error:
+            raise WeightsError(f"can't be read: {key!r:.200} {error}") from None
+    return arrays, metadata
+
+
+def _open(path: str | os.PathLike[str]) -> tuple[dict[str, StoredArray], dict[str, str]]:
+    file = MappedFile(path)
+    try:
+        return read_safetensors(file)
+    except WeightsError as error:
+        raise file.error(error) from None
+
+
+def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
+    """Return a header that the library has checked, and where the arrays begin.
+
+    Eight bytes of length, that much JSON, then the arrays.
+    """
     from safetensors import SafetensorError, safe_open
 
-    name = os.fspath(path)
+    length = int.from_bytes(file.buffer[:8], "little")
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise WeightsError(f"{name!r} is a folder: name the weight file inside it")
-        if not stat.S_ISREG(mode):  # a pipe would block for ever
-            raise WeightsError(f"{name!r} isn't a regular file: copy the weights into one")
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        size = os.path.getsize(path)
-        raise WeightsError(
-            f"{name!r} ({size:,} bytes) isn't a whole safetensors file ({_one_line(error)}): "
-            "it may be truncated or of another format; fetch or save it again"
-        ) from error
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no weight file {name!r}: check the path") from error
+        if _LARGEST_HEADER < length <= file.size:
+            raise ValueError(f"its header of {length:,} bytes is over {_LARGEST_HEADER:,}")
+        with safe_open(file.name, framework="numpy"):  # reads the header only
+            pass
+        text = file.buffer[8 : 8 + length]
+        header = json.loads(text, object_pairs_hook=_without_repeats)
+        for entry in header.values():
+            if not isinstance(entry, dict):  # the library takes a list of the three as well
+                raise ValueError("an entry isn't a JSON object")
     except OSError as error:
-        raise WeightsError(f"can't read {name!r}: {error.strerror or error}") from error
+        raise WeightsError(f"can't be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(
+            f"isn't a whole safetensors file ({_one_line(error)}): it may be truncated or of "
+            "another format; fetch or save it again"
+        ) from error
+    return header, 8 + length
 
 
-def _read_bfloat16(path: str, keys: list[str]) -> State:
-    """Arrays stored as bfloat16, widened to float32 without rounding.
-
-    The library hands bfloat16 to NumPy only where some other package has registered that dtype, so
-    the bytes are read here, at the offsets of a header that the library has just checked: eight
-    bytes of length, that much JSON, then the arrays.
-    """
-    if not keys:
-        return {}
-    state: State = {}
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        for key in keys:
-            start, stop = header[key]["data_offsets"]
-            file.seek(8 + length + start)
-            raw = np.frombuffer(file.read(stop - start), dtype="<u2")
-            # a bfloat16 is the upper half of a float32
-            wide = raw.astype(np.uint32)
-            wide <<= 16
-            state[key] = wide.view(np.float32).reshape(header[key]["shape"])
-    return state
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a table of JSON's pairs, each name once."""
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"the name {name!r:.200} comes twice")
+        table[name] = value
+    return table
 
 
 def _writable(key: object, value: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -183,4 +208,5 @@ def _writable(key: object, value: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
+    text = " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
+    return text[:300]  # it may quote the file
