@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from npresnet.engine.weights import Prepared, prepare
 from npresnet.errors import BackendError, DtypeError, GraphError, RangeError, ShapeError
 from npresnet.functional.activation import Dropout
 from npresnet.nn import Module
+from npresnet.nn.module import structure_version
 from npresnet.tape import no_grad
 from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array
@@ -106,8 +108,9 @@ class InferencePlan:
     """A model in evaluation mode, ready to run for inputs of one shape and batches up to its own.
 
     Call it with an array or a Tensor; the result is a new one of the same kind. Several threads
-    may call it at once. Parameters are watched: a plan prepares anew what depends on those that
-    changed.
+    may call it at once. The model is watched: a plan prepares anew what depends on parameters that
+    changed, and compiles itself anew when a layer, parameter or buffer is another one than before, or
+    the model was moved or converted.
 
     Attributes
     ----------
@@ -124,14 +127,22 @@ class InferencePlan:
     def __init__(
         self, model: Module, shape: tuple[int, ...], algorithm: str, fast: bool = True
     ) -> None:
-        self.backend, self.dtype = home(model)
         self.shape = shape
         self._model = model
         self._algorithm = algorithm
-        self._others: dict[int, InferencePlan] = {}  # where the batch changes what is done
+        self._fast = fast
         self._lock = threading.Lock()
+        self._compile()
+
+    def _compile(self) -> None:
+        """Trace the model as it is now, and lay out everything that runs it."""
+        self._structure = structure_version()
+        self._parts = _parts(self._model)
+        model, shape, algorithm = self._model, self.shape, self._algorithm
+        self.backend, self.dtype = home(model)
+        self._others: dict[int, InferencePlan] = {}  # where the batch changes what is done
         kernels: PlanKernels | None = None
-        if fast and self.dtype == np.float32:
+        if self._fast and self.dtype == np.float32:
             kernels = self.backend.plan_kernels
         graph = trace_any_batch(model, shape, self.dtype)
         graph = fuse_epilogue(fold_batch_norm(graph))
@@ -167,10 +178,11 @@ class InferencePlan:
         ShapeError, DtypeError, BackendError
             If ``x`` isn't what the plan was made for.
         """
+        prepared = self._current()
         array = received(x, self.shape, self.dtype, self.backend)
         if self.graph.batch not in (None, len(array)):
             return self._other(len(array))(x)
-        outputs = self._run(array)
+        outputs = self._run(array, prepared)
         if isinstance(x, Tensor):
             return self.graph.rebuild([Tensor(y) for y in outputs])
         return self.graph.rebuild(outputs)
@@ -182,9 +194,8 @@ class InferencePlan:
             for plan in self._others.values():
                 plan.refresh()
 
-    def _run(self, x: Array) -> list[Array]:
+    def _run(self, x: Array, prepared: Prepared) -> list[Array]:
         batch = len(x)
-        prepared = self._current()
         if batch == 0:
             xp = self.backend.xp
             return [xp.empty(v.shape_at(0), v.dtype) for v in self.graph.outputs]
@@ -206,12 +217,17 @@ class InferencePlan:
     def _current(self) -> Prepared:
         """Return what the parameters, as they are now, come to."""
         prepared = self._prepared
-        if not prepared.holds():
-            with self._lock:
-                if not self._prepared.holds():
-                    self._prepared = self._prepare()
-                prepared = self._prepared
-        return prepared
+        if structure_version() == self._structure and prepared.holds():
+            return prepared
+        with self._lock:
+            now, parts = structure_version(), _parts(self._model)
+            same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
+            if not same or home(self._model) != (self.backend, self.dtype):
+                self._compile()
+            elif not self._prepared.holds():
+                self._prepared = self._prepare()
+            self._structure = now
+            return self._prepared
 
     def _prepare(self) -> Prepared:
         outside = self.graph.outside()
@@ -340,6 +356,11 @@ def compile(
         if fallback is None:
             raise
         return EagerPlan(model, sizes, str(error))
+
+
+def _parts(model: Module) -> list[Any]:
+    """Return every module, parameter and buffer of a model."""
+    return [*model.modules(), *model.parameters(), *model.buffers()]
 
 
 def _by_parameters(graph: Graph) -> tuple[list[Node], list[Node]]:

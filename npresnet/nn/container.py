@@ -36,7 +36,7 @@ class _Numbered(Module):
         return self._modules[self._key(index)]
 
     def __setitem__(self, index: int, module: Module) -> None:
-        self._modules[self._key(index)] = _module(module)
+        self.add_module(self._key(index), _module(module))
 
     def append(self, module: Module) -> Any:
         """Add a module at the end; return the container."""

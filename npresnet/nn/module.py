@@ -19,9 +19,23 @@ from npresnet.nn.state import IncompatibleKeys, LazyArray, check_state
 from npresnet.tensor import ArrayLike, Tensor, as_tensor
 from npresnet_kernels.contract import Array
 
-__all__ = ["Module", "Parameter", "RemovableHandle"]
+__all__ = ["Module", "Parameter", "RemovableHandle", "structure_version"]
 
 Self = TypeVar("Self", bound="Module")
+
+
+class _Structure:
+    """Counts how often a child, parameter or buffer of any module was set or deleted."""
+
+    version = 0
+
+
+def structure_version() -> int:
+    """Return a number that grows when any module gets, loses or exchanges a part.
+
+    A plan that finds it as it was needn't walk its model to see that no layer was replaced.
+    """
+    return _Structure.version
 
 
 class Parameter(Tensor):
@@ -151,6 +165,7 @@ class Module:
                     own[other].pop(name, None)
             own.pop(name, None)
             own[table][name] = value
+            _Structure.version += 1
             return
         for registered in ("_parameters", "_modules", "_buffers"):
             if name in own[registered]:
@@ -163,6 +178,7 @@ class Module:
                         f"a {type(value).__name__}: delete it first, or assign one of its kind"
                     )
                 own[registered][name] = value
+                _Structure.version += 1
                 return
         own[name] = value
 
@@ -181,6 +197,7 @@ class Module:
         for table in ("_parameters", "_buffers", "_modules"):
             if name in own.get(table, {}):
                 del own[table][name]
+                _Structure.version += 1
                 return
         super().__delattr__(name)
 
@@ -194,12 +211,14 @@ class Module:
         if "_modules" not in self.__dict__:
             raise ModuleError(_no_init(self, f"before it registers {name}"))
         self._buffers[name] = tensor
+        _Structure.version += 1
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Register a parameter; None holds its place."""
         if "_modules" not in self.__dict__:
             raise ModuleError(_no_init(self, f"before it registers {name}"))
         self._parameters[name] = param
+        _Structure.version += 1
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Register a child module."""
@@ -208,6 +227,7 @@ class Module:
         if not name or "." in name:
             raise ModuleError(f"a module's name must not be empty or hold a dot, got {name!r}")
         self._modules[name] = module
+        _Structure.version += 1
 
     # ------------------------------------------------------------------ walking the tree
 

@@ -216,6 +216,34 @@ def test_a_plan_sees_changed_weights(case):
     check()
 
 
+def test_a_plan_follows_a_model_that_was_rebuilt():
+    nr.manual_seed(3)
+    model = lived_in(nr.resnet18(num_classes=7)).eval()
+    x = np.random.default_rng(2).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    plan(x)
+
+    def check(batch):
+        assert relative_error(plan(batch), eager(model, batch)) <= 2e-5
+
+    model.fc = nn.Linear(512, 3)
+    check(x)
+    model.layer4[1].conv1 = nn.Conv2d(512, 512, 3, padding=1)  # with a bias, unlike before
+    check(x)
+    model.relu = nn.Identity()
+    check(x)
+    model.fc.bias = None
+    check(x)
+    model.layer1[0] = nn.Identity()
+    check(x)
+    model.bn1.running_mean = nr.tensor(np.full(64, 0.5, np.float32))
+    check(x)
+    model.double()
+    with pytest.raises(DtypeError, match="float64"):
+        plan(x)
+    check(x.astype(np.float64))
+
+
 def test_a_plan_of_a_model_in_training_mode_evaluates():
     model = lived_in(nr.resnet18(num_classes=7)).train()
     x = np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
