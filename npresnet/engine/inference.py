@@ -109,8 +109,8 @@ class InferencePlan:
 
     Call it with an array or a Tensor; the result is a new one of the same kind. Several threads
     may call it at once. The model is watched: a plan prepares anew what depends on parameters that
-    changed, and compiles itself anew when a layer, parameter or buffer is another one than before, or
-    the model was moved or converted.
+    changed, and compiles itself anew when a layer, parameter or buffer is another one than before,
+    or the model was moved or converted.
 
     Attributes
     ----------
