@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from npresnet.data.guard import CountedFile, check_scans
 from npresnet.errors import DataError, DtypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ _CHANNELS = (1, 3, 4)  # L, RGB, RGBA
 
 
 def read_image(
-    source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None = MAX_PIXELS
+    source: str | os.PathLike[str] | IO[bytes],
+    max_pixels: int | None = MAX_PIXELS,
+    apply_exif_orientation: bool = False,
 ) -> Image:
     """Read an image as RGB.
 
@@ -42,6 +45,9 @@ def read_image(
     max_pixels : int or None
         Largest width times height; None leaves only Pillow's own limit
         (``PIL.Image.MAX_IMAGE_PIXELS``).
+    apply_exif_orientation : bool
+        Whether to turn and mirror the image as its EXIF data says. Networks are trained and tested
+        on images as they are stored, so that it is False here, as in torchvision.
 
     Returns
     -------
@@ -52,10 +58,12 @@ def read_image(
     Raises
     ------
     DataError
-        The file is missing, a folder or unreadable, isn't an image, is cut short, or is too large.
+        The file is missing, a folder or unreadable, isn't an image, is cut short, too large, or
+        made to take long.
     """
+    options = max_pixels, apply_exif_orientation
     if hasattr(source, "read"):
-        return _decode(source, str(getattr(source, "name", "the open file")), max_pixels)
+        return _decode(source, str(getattr(source, "name", "the open file")), *options)
     name = os.fspath(source)
     try:
         mode = os.stat(name).st_mode
@@ -64,7 +72,7 @@ def read_image(
         if not stat.S_ISREG(mode):  # a pipe would block for ever
             raise DataError(f"{name!r} isn't a regular file: open it and pass the file object")
         with open(name, "rb") as file:
-            return _decode(file, repr(name), max_pixels)
+            return _decode(file, repr(name), *options)
     except FileNotFoundError as error:
         raise DataError(f"there is no image {name!r}: check the path") from error
     except OSError as error:
@@ -112,21 +120,29 @@ def to_image(image: ImageLike) -> Image:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
-def _decode(file: Any, name: str, max_pixels: int | None) -> Image:
+def _decode(file: Any, name: str, max_pixels: int | None, turn: bool) -> Image:
     """Open, check the size, then unpack."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        image: Image.Image = Image.open(file, formats=_FORMATS)
+        counted = CountedFile(file, name)
+        image: Image.Image = Image.open(counted, formats=_FORMATS)  # type: ignore[arg-type]
         width, height = image.size
         if max_pixels is not None and width * height > max_pixels:
             raise DataError(
                 f"{name} has {width} x {height} pixels, expected at most {max_pixels:,}: "
                 "shrink it, or raise max_pixels"
             )
+        if image.format in ("JPEG", "MPO"):
+            check_scans(counted, name)
+        elif image.format == "PPM":
+            _check_plain(image, counted)
+        if turn:
+            image = ImageOps.exif_transpose(image)
         if isinstance(image.info.get("transparency"), bytes):
             del image.info["transparency"]  # dropped by the conversion anyway, but with a warning
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -143,3 +159,12 @@ def _decode(file: Any, name: str, max_pixels: int | None) -> Image:
         raise DataError(f"{name} is a damaged or truncated image ({reason}): fetch it again") from (
             error
         )
+
+
+def _check_plain(image: Any, file: Any) -> None:
+    """See that a PPM file in text is long enough: to find that out by reading takes seconds."""
+    codec, _, offset, _ = image.tile[0]
+    if codec == "ppm_plain":
+        least = image.width * image.height * len(image.getbands())
+        if file.seek(0, os.SEEK_END) - offset < (least if image.mode == "1" else 2 * least - 1):
+            raise ValueError("not enough image data")

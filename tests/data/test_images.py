@@ -72,6 +72,21 @@ def test_palette_with_transparency_does_not_warn():
     np.testing.assert_array_equal(np.asarray(read_image(io.BytesIO(data))), np.asarray(expected))
 
 
+def test_exif_orientation_on_demand():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held upright: to be turned by a quarter to the right
+    data = encoded(form="PNG", exif=exif)
+    np.testing.assert_array_equal(np.asarray(read_image(io.BytesIO(data))), PIXELS)
+    turned = np.asarray(read_image(io.BytesIO(data), apply_exif_orientation=True))
+    np.testing.assert_array_equal(turned, np.rot90(PIXELS, -1))
+    palette = encoded(PICTURE.convert("P"), exif=exif, transparency=bytes(range(256)))
+    expected = np.rot90(np.asarray(PICTURE.convert("P").convert("RGB")), -1)
+    turned = read_image(io.BytesIO(palette), apply_exif_orientation=True)
+    np.testing.assert_array_equal(np.asarray(turned), expected)
+    plain = read_image(io.BytesIO(encoded()), apply_exif_orientation=True)
+    np.testing.assert_array_equal(np.asarray(plain), PIXELS)
+
+
 def test_first_picture_of_an_animation():
     frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
