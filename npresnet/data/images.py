@@ -126,7 +126,7 @@ def _decode(file: Any, name: str, max_pixels: int | None, turn: bool) -> Image:
 
     try:
         counted = CountedFile(file, name)
-        image: Image.Image = Image.open(counted, formats=_FORMATS)  # type: ignore[arg-type]
+        image: Image.Image = Image.open(counted, formats=_FORMATS)
         width, height = image.size
         if max_pixels is not None and width * height > max_pixels:
             raise DataError(
