@@ -37,9 +37,9 @@ class Convolution(Protocol):
         bias: Array | None = None,
         residual: Array | None = None,
         relu: bool = False,
-        sums: Array | None = None,
+        moments: Array | None = None,
     ) -> None:
-        """Y = relu(conv(x) + bias + residual); ``sums`` (2, O) gets sums and sums of squares."""
+        """Y = relu(conv(x) + bias + residual); ``moments`` (2, O) gets means and variances."""
         ...
 
     def grad_input(
@@ -124,12 +124,8 @@ class PlanKernels(Protocol):
         """Gradient of :meth:`average_pool_forward`."""
         ...
 
-    def statistics(self, sums: Array, count: int) -> tuple[Array, Array]:
-        """Mean and biased variance from (2, C) sums and sums of squares."""
-        ...
-
-    def channel_sums(self, x: Array, sums: Array | None = None) -> Array:
-        """Sums and sums of squares of each channel, (2, C) float64."""
+    def moments(self, x: Array, out: Array | None = None) -> Array:
+        """Mean and biased variance of each channel, (2, C) float64."""
         ...
 
     def batch_norm_forward(
@@ -150,16 +146,22 @@ class PlanKernels(Protocol):
     def batch_norm_backward(
         self,
         grad_y: Array,
-        y: Array | None,
         x: Array,
         mean: Array,
         variance: Array,
         gamma: Array,
+        beta: Array,
         grad_x: Array,
+        relu: bool = False,
+        y: Array | None = None,
         grad_residual: Array | None = None,
         eps: float = 1e-5,
     ) -> tuple[Array, Array]:
-        """Write the gradients of x and the residual; return those of gamma and beta."""
+        """Write the gradients of x and the residual; return those of gamma and beta.
+
+        ``y`` is asked for if a residual was added before a ReLU. The gradient of the residual, or
+        else that of x, may take the place of ``grad_y``.
+        """
         ...
 
     def announce(self) -> None:

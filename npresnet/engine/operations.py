@@ -87,8 +87,8 @@ class FoldedBias(Operation):
 class ConvEpilogue(Operation):
     """relu(conv(x) + bias + residual); the residual and the ReLU may be missing.
 
-    Training has neither, but may ask for ``statistics``: sums for the batch norm behind it, where
-    a kernel gathers them on its way.
+    Training has neither, but may ask for ``statistics``: moments for the batch norm behind it,
+    where a kernel gathers them on its way.
     """
 
     name = "conv2d_epilogue"

@@ -153,20 +153,27 @@ class _Program:
         batch, end = self.shape[0], 2 * len(self._steps)
         activations = _activation_lives(self._steps, self.graph)
         gradients = _gradient_lives(self._steps, self.graph)
+        places = _gradient_places(self._steps, gradients)
+        shared: dict[Value, tuple[int, int]] = {}  # by what lies in a place first
+        for value, place in places.items():
+            first, last = shared.get(place, gradients[value])
+            life = gradients[value]
+            shared[place] = min(first, life[0]), max(last, life[1])
         buffers = [
             Buffer(value.bytes_at(batch), *life)
-            for value, life in (*activations.items(), *gradients.items())
+            for value, life in (*activations.items(), *shared.items())
         ]
         for now, step in enumerate(self._steps):
             forward, backward = step.work_floats
             buffers.append(Buffer(4 * forward, now, now))
             buffers.append(Buffer(4 * backward, end - now, end - now))
         offsets, size = plan_memory(buffers)
-        rest = len(activations) + len(gradients)
+        rest = len(activations) + len(shared)
         areas = zip(offsets[rest:], buffers[rest:], strict=True)
+        found = dict(zip(shared, offsets[len(activations) :], strict=False))
         return (
             dict(zip(activations, offsets, strict=False)),
-            dict(zip(gradients, offsets[len(activations) :], strict=False)),
+            {value: found[place] for value, place in places.items()},
             [(offset, buffer.size // 4) for offset, buffer in areas],
             size,
         )
@@ -226,6 +233,20 @@ def _gradient_lives(steps: list[TrainingStep], graph: Graph) -> dict[Value, tupl
             # steps without memory of their own may hand views of their gradient on
             lives[value] = (first[value], end - now if step.buffered else end)
     return lives
+
+
+def _gradient_places(
+    steps: list[TrainingStep], lives: dict[Value, tuple[int, int]]
+) -> dict[Value, Value]:
+    """Return for each map's gradient whose memory it lies in: another's that it is written over."""
+    end = 2 * len(steps)
+    places = {value: value for value in lives}
+    for now, step in reversed(list(enumerate(steps))):
+        y, x = step.node.output, step.in_place
+        # nothing is in x's gradient before this step, and nobody reads y's after it
+        if x in lives and y in lives and lives[x][0] == lives[y][1] == end - now:
+            places[x] = places[y]
+    return places
 
 
 class TrainingPlan:

@@ -112,6 +112,11 @@ class TrainingStep:
         return [v for v in (*self.node.inputs, self.node.output) if v is not None]
 
     @property
+    def in_place(self) -> Value | None:
+        """An input whose gradient :meth:`backward` may write over its output's."""
+        return None
+
+    @property
     def work_floats(self) -> tuple[int, int]:
         """Float32 elements that forward and backward each want for themselves, as ``work``."""
         return 0, 0
@@ -200,16 +205,16 @@ class _Convolution(_FastStep):
     def forward(self, frame: TrainingFrame, work: Array) -> None:
         weight = np.ascontiguousarray(frame.values[self.weight])
         packed = self.convolution.pack(weight, work)
-        sums = None
+        moments = None
         if self.node.attributes["statistics"]:
-            sums = frame.kept[self.y] = np.empty((2, weight.shape[0]))
+            moments = frame.kept[self.y] = np.empty((2, weight.shape[0]))
         self.convolution.forward(
             nhwc(frame.values[self.x]),
             packed,
             nhwc(frame.values[self.y]),
             frame.scratch,
             None if self.bias is None else self.vector(frame, 2, 0.0),
-            sums=sums,
+            moments=moments,
         )
 
     def backward(self, frame: TrainingFrame, work: Array) -> None:
@@ -237,7 +242,14 @@ class _Norm(_FastStep):
 
     @property
     def backward_reads(self) -> list[Value]:
-        return [self.x, self.y] if self.node.attributes["relu"] else [self.x]
+        # without a residual, x tells where the ReLU passed
+        reads_y = self.node.attributes["relu"] and self.node.inputs[5] is not None
+        return [self.x, self.y] if reads_y else [self.x]
+
+    @property
+    def in_place(self) -> Value | None:
+        residual = self.node.inputs[5]
+        return self.x if residual is None or not residual.needs_grad else residual
 
     def forward(self, frame: TrainingFrame, work: Array) -> None:
         rule = self.node.attributes
@@ -248,10 +260,10 @@ class _Norm(_FastStep):
                 "batch_norm in training needs more than one value a channel, got input shape "
                 f"{self.x.shape_at(frame.batch)}: use a larger batch, or eval()"
             )
-        sums = frame.kept.pop(self.x, None)
-        if sums is None:
-            sums = self.kernels.channel_sums(x)
-        mean, var = self.kernels.statistics(sums, count)
+        moments = frame.kept.pop(self.x, None)
+        if moments is None:
+            moments = self.kernels.moments(x)
+        mean, var = moments
         for value, new in (
             (self.node.inputs[3], mean),
             (self.node.inputs[4], var * (count / (count - 1))),
@@ -271,7 +283,7 @@ class _Norm(_FastStep):
             rule["relu"],
             rule["eps"],
         )
-        frame.kept[self] = (mean, var)
+        frame.kept[self] = moments
 
     def backward(self, frame: TrainingFrame, work: Array) -> None:
         rule = self.node.attributes
@@ -283,14 +295,16 @@ class _Norm(_FastStep):
             grad_residual = frame.target(residual)
         grad_gamma, grad_beta = self.kernels.batch_norm_backward(
             nhwc(frame.grads[self.y]),
-            nhwc(frame.values[self.y]) if rule["relu"] else None,
             nhwc(frame.values[self.x]),
             mean,
             var,
             self.vector(frame, 1, 1.0),
+            self.vector(frame, 2, 0.0),
             nhwc(grad_x),
+            rule["relu"],
+            nhwc(frame.values[self.y]) if self.y in self.backward_reads else None,
             None if grad_residual is None else nhwc(grad_residual),
-            eps=rule["eps"],
+            rule["eps"],
         )
         frame.settle(self.x, grad_x)
         if residual is not None and grad_residual is not None:

@@ -97,12 +97,13 @@ def test_float32_losses_follow_the_truth():
     shape = (8, 3, 32, 32)
     model, exact = twins(lambda: nr.resnet18(num_classes=5, small_input=True), np.float32)
     exact.double()
-    first, second = sgd(exact, 1e-3), sgd(model, 1e-3)
+    # ten times the rate, and float32 on the tape is 1e-3 away too: each step multiplies rounding
+    first, second = sgd(exact, 1e-4), sgd(model, 1e-4)
     step = nr.compile_step(model, F.cross_entropy, second, shape)
     for i in range(10):
         x, y = draw(shape, 5, np.float32, i)
         truth = eager_step(exact, F.cross_entropy, first, x.astype(np.float64), y)
-        assert step(x, y) == pytest.approx(truth, rel=1e-3)
+        assert step(x, y) == pytest.approx(truth, rel=1e-4)
     same_state(exact, model, 1e-2)
     assert int(model.bn1.num_batches_tracked) == 10
 

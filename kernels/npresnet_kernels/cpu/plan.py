@@ -8,8 +8,7 @@ from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.norm import (
     batch_norm_backward,
     batch_norm_forward,
-    channel_sums,
-    statistics,
+    moments,
 )
 from npresnet_kernels.cpu.fast.parallel import thread_count
 from npresnet_kernels.cpu.fast.pool import (
@@ -26,12 +25,11 @@ __all__ = [
     "average_pool_forward",
     "batch_norm_backward",
     "batch_norm_forward",
-    "channel_sums",
     "choose_algorithm",
     "convolution",
     "max_pool_backward",
     "max_pool_forward",
-    "statistics",
+    "moments",
     "takes_max_pool",
     "thread_count",
     "to_channels_last",

@@ -7,8 +7,7 @@ import pytest
 from npresnet_kernels.cpu.fast.norm import (
     batch_norm_backward,
     batch_norm_forward,
-    channel_sums,
-    statistics,
+    moments,
 )
 from npresnet_kernels.cpu.fast.pool import (
     average_pool_backward,
@@ -76,8 +75,10 @@ def test_average_pool():
     )
 
 
-@pytest.mark.parametrize("channels", [3, 17, 64])
-@pytest.mark.parametrize(("relu", "residual"), [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("channels", [3, 17, 64, 150])
+@pytest.mark.parametrize(
+    ("relu", "residual"), [(True, True), (True, False), (False, True), (False, False)]
+)
 def test_batch_norm(channels, relu, residual):
     shape = (3, 9, 7, channels)
     x = draw(*shape) * 2 + 30
@@ -85,7 +86,7 @@ def test_batch_norm(channels, relu, residual):
     grad_y = draw(*shape, seed=2)
     gamma, beta = draw(channels, seed=3), draw(channels, seed=4)
     count = x.size // channels
-    mean, variance = statistics(channel_sums(x), count)
+    mean, variance = moments(x)
     wide = x.astype(np.float64)
     np.testing.assert_allclose(mean, wide.mean((0, 1, 2)), rtol=1e-13)
     np.testing.assert_allclose(variance, wide.var((0, 1, 2)), rtol=1e-9)
@@ -101,27 +102,51 @@ def test_batch_norm(channels, relu, residual):
     grad_gamma_true, grad_beta_true = (gated * normal).sum((0, 1, 2)), gated.sum((0, 1, 2))
     slope = gamma / np.sqrt(variance + 1e-5)
     grad_true = slope * (gated - (grad_beta_true + normal * grad_gamma_true) / count)
-    grad_x = np.empty_like(x)
-    grad_residual = np.empty_like(x) if residual else None
-    grads = batch_norm_backward(
-        grad_y, y if relu else None, x, mean, variance, gamma, grad_x, grad_residual
-    )
-    np.testing.assert_allclose(grad_x, grad_true, atol=3e-6)
-    np.testing.assert_allclose(grads[0], grad_gamma_true, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(grads[1], grad_beta_true, rtol=1e-5, atol=1e-5)
-    if grad_residual is not None:
-        np.testing.assert_array_equal(grad_residual, gated.astype(np.float32))
+    gate = y if relu and residual else None
+    for wants_residual in (residual, False):
+        # once into memory of its own, once over grad_y, as plans do
+        for in_place in (False, True):
+            given = grad_y.copy()
+            free = given if in_place else np.full_like(x, np.nan)
+            grad_residual = free if wants_residual else None
+            grad_x = np.full_like(x, np.nan) if wants_residual else free
+            grads = batch_norm_backward(
+                given, x, mean, variance, gamma, beta, grad_x, relu, gate, grad_residual
+            )
+            np.testing.assert_allclose(grad_x, grad_true, atol=3e-6)
+            np.testing.assert_allclose(grads[0], grad_gamma_true, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(grads[1], grad_beta_true, rtol=1e-5, atol=1e-5)
+            if wants_residual:
+                np.testing.assert_array_equal(grad_residual, gated.astype(np.float32))
 
 
-def test_sums_have_the_same_bits_on_any_threads():
-    x = draw(4, 40, 40, 64)
+def test_moments_far_from_zero():
+    """A mean of ten thousand deviations costs no digits."""
+    x = draw(4, 20, 20, 24) + np.float32(1e4)
+    wide = x.astype(np.float64)
+    mean, variance = moments(x)
+    np.testing.assert_allclose(mean, wide.mean((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(variance, wide.var((0, 1, 2)), rtol=1e-6)
+
+
+def test_norm_has_the_same_bits_on_any_threads():
+    x, grad = draw(4, 40, 40, 64), draw(4, 40, 40, 64, seed=1)
+    gamma, beta = draw(64, seed=2), draw(64, seed=3)
+
+    def results():
+        found = moments(x)
+        grad_x = np.empty_like(x)
+        grads = batch_norm_backward(grad, x, *found, gamma, beta, grad_x, relu=True)
+        return [found, grad_x, *grads]
+
     before = numba.get_num_threads()
     try:
         numba.set_num_threads(1)
-        one = channel_sums(x)
+        alone = results()
     finally:
         numba.set_num_threads(before)
-    np.testing.assert_array_equal(channel_sums(x), one)
+    for one, other in zip(alone, results(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_nan_travels_through_norm():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .algorithm import choose_algorithm
 from .memory import ALIGNMENT, aligned_empty
-from .norm import channel_sums
+from .norm import moments as moments_of
 from .problem import (
     NO_EPILOGUE,
     DirectProblem,
@@ -207,7 +207,7 @@ class Convolution:
         bias: Floats | None = None,
         residual: Floats | None = None,
         relu: bool = False,
-        sums: npt.NDArray[np.float64] | None = None,
+        moments: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Compute y = relu(conv(x) + bias + residual).
 
@@ -222,13 +222,13 @@ class Convolution:
         bias : ndarray (K,), optional
         residual : ndarray (N, P, Q, K), optional
         relu : bool
-        sums : ndarray (2, K) of float64, optional
-            Receives each channel's sum and sum of squares over y.
+        moments : ndarray (2, K) of float64, optional
+            Receives each channel's mean and biased variance over y.
         """
         problem, _ = self._forward
         problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu))
-        if sums is not None:
-            channel_sums(y, sums)
+        if moments is not None:
+            moments_of(y, moments)
 
     def grad_input(
         self,

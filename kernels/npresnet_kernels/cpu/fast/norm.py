@@ -1,21 +1,35 @@
-"""Batch norm over NHWC float32 activations: statistics, forward and backward, few passes.
+"""Batch norm over NHWC float32 activations: moments, forward and backward, few passes over memory.
 
-Training forward reads x once for the statistics (in float64, partial sums of fixed chunks of rows
-added in order, so any number of threads gives the same bits) and once to normalise, add the
-residual and clamp. Backward reads (grad_y, y, x) once for its two sums and once for grad_x.
+Training forward reads x once for mean and variance and once to normalise, add the residual and
+clamp. Backward reads (grad_y, x) once for its two sums and once for grad_x; where the ReLU passed
+it works out again from x, or, if a residual came in between, reads off y, once. Forward sums are
+in float64, as squares cancel; backward's run over `RUN` rows in float32, then on in float64. Chunks
+of rows are fixed and added in order, so any number of threads gives the same bits.
 Formulas: S. Ioffe and C. Szegedy, "Batch Normalization", arXiv:1502.03167, 2015.
 """
 
 from collections.abc import Callable
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from .parallel import FIRST, kernel, next_item, run, thread_count
+from .parallel import FIRST, helper, kernel, next_item, run, thread_count
 from .problem import FLOORS, Floats, address, ceil_div
 from .rows import Lane, emit_vectors, row_kernel
-from .vector import DOUBLE, I64, LANES, Emitter, ir_kernel, load_int
+from .vector import (
+    DOUBLE,
+    I64,
+    LANES,
+    Emitter,
+    ir_kernel,
+    load_double,
+    load_float,
+    load_int,
+    store_double,
+    store_float,
+)
 
 Doubles = npt.NDArray[np.float64]
 
@@ -23,148 +37,242 @@ Doubles = npt.NDArray[np.float64]
     ROWS,
     CHANNELS,
     CHUNK,
+    CHUNKS,
     X,
     RESIDUAL,
     Y,
     GRAD_Y,
     GRAD_X,
-    GRAD_RESIDUAL,
-    MEAN,
-    SCALE,
-    SHIFT,
+    KEPT,
+    GAMMA,
+    BETA,
+    EPS,
     FLOOR,
-    FACTORS,
+    MEAN,
+    VARIANCE,
+    VECTORS,
     PARTIAL,
-) = range(FIRST, FIRST + 15)
-SLOTS = FIRST + 15
+    GRAD_GAMMA,
+    GRAD_BETA,
+) = range(FIRST, FIRST + 20)
+SLOTS = FIRST + 20
 
-CHUNK_FLOATS = 64 * 1024
+CENTRE, SCALE, SHIFT, FACTOR_GRAD, FACTOR_X, FACTOR_ONE = range(6)
+"""Rows of `VECTORS`, float32 numbers of each channel."""
+
+CHUNK_FLOATS = 32 * 1024
 """Floats of a chunk of rows: an item of work, and a partial sum."""
+
+RUN = 32
+"""Rows that are summed in registers, before the sums are added to those in memory."""
+
+WIDTH = 4
+"""Vectors of a row summed at once: whole cache lines side by side, sums in registers."""
 
 WIDE = ir.VectorType(DOUBLE, LANES)
 
+Values = Callable[[Lane, list[ir.Value], list[ir.Value], ir.Value], tuple[ir.Value, ir.Value]]
 
-def _sum_rows(backward: bool) -> Callable[..., None]:
+
+def _sum_rows(moving: int, values: Values, wide: bool = False) -> Callable[..., None]:
     """Return the body that sums a chunk of rows into (2, channels) doubles.
 
-    Forward: sums of x and x^2. Backward, with arrays grad, y, x, mean, floor: sums of g and
-    g * (x - mean), where g is grad where y > floor (y and floor as the ReLU left them).
+    `values(lane, pointers, constants, floor)` gives a, and b to sum up a and a * b, at a place of
+    a row, from `moving` arrays (rows, channels), constants (channels,) and the number `floor`.
+    With `wide` all of the sum is in float64.
     """
 
     def emit(
-        e: Emitter, rows: ir.Value, channels: ir.Value, out: ir.Value, *arrays: ir.Value
+        e: Emitter,
+        rows: ir.Value,
+        channels: ir.Value,
+        out: ir.Value,
+        floor: ir.Value,
+        *arrays: ir.Value,
     ) -> None:
         builder = e.builder
         step = builder.mul(channels, I64(4))
         second = builder.mul(channels, I64(8))
-        zero = ir.Constant(WIDE, [0.0] * LANES)
+        lowest = e.broadcast(floor)
+        zero = ir.Constant(WIDE, [0.0] * LANES) if wide else e.constant(0.0)
 
-        def body(lane: Lane, pointers: list[ir.Value]) -> None:
+        def columns(lanes: list[Lane], pointers: list[ir.Value]) -> None:
+            """Sum some vectors side by side over all rows."""
             sums, *here = pointers
-            if backward:
-                mean = builder.fpext(lane.load(here.pop()), WIDE)
-                lowest = e.broadcast(arrays[4])
-            turn = e.loop(rows, [*here, zero, zero])
-            *now, first, square = turn.values
-            value = lane.load(now[0])
-            if backward:
-                passes = builder.fcmp_unordered(">", lane.load(now[1]), lowest)
-                value = builder.select(passes, value, e.constant(0.0))
-                other = builder.fsub(builder.fpext(lane.load(now[2]), WIDE), mean)
-                value = builder.fpext(value, WIDE)
-            else:
-                value = other = builder.fpext(value, WIDE)
-            after = [builder.fadd(first, value), e.fma(value, other, square)]
-            *_, first, square = turn.close([*[e.shift(p, step) for p in now], *after])
-            for total, place in ((first, sums), (square, e.shift(sums, second))):
-                lane.store_doubles(total, place)
+            constants = [
+                [lane.load(e.shift(p, 4 * LANES * i)) for p in here[moving:]]
+                for i, lane in enumerate(lanes)
+            ]
+            places = [
+                (lane, e.shift(e.shift(sums, half), 8 * LANES * i))
+                for i, lane in enumerate(lanes)
+                for half in (I64(0), second)
+            ]
+            for lane, place in places:
+                lane.store_doubles(ir.Constant(WIDE, [0.0] * LANES), place)
+            runs = builder.sdiv(builder.add(rows, I64(RUN - 1)), I64(RUN))
+            outer = e.loop(runs, [rows, *here[:moving]])
+            left, *row = outer.values
+            last = builder.icmp_signed("<", left, I64(RUN))
+            inner = e.loop(builder.select(last, left, I64(RUN)), [*row, *[zero] * len(places)])
+            now, totals = inner.values[:moving], inner.values[moving:]
+            added = []
+            for i, lane in enumerate(lanes):
+                at = [e.shift(p, 4 * LANES * i) for p in now]
+                value, other = values(lane, at, constants[i], lowest)
+                if wide:
+                    value, other = builder.fpext(value, WIDE), builder.fpext(other, WIDE)
+                added.append(e.add(totals[2 * i], value))
+                added.append(e.fma(value, other, totals[2 * i + 1]))
+            result = inner.close([*[e.shift(p, step) for p in now], *added])
+            for (lane, place), total in zip(places, result[moving:], strict=True):
+                total = total if wide else builder.fpext(total, WIDE)
+                lane.store_doubles(builder.fadd(lane.load_doubles(place), total), place)
+            outer.close([builder.sub(left, I64(RUN)), *result[:moving]])
 
-        moving = [out, *arrays[:3], arrays[3]] if backward else [out, arrays[0]]
-        steps = [8 * LANES] + [4 * LANES] * (len(moving) - 1)
-        emit_vectors(e, channels, moving, body, steps)
+        pointers = [out, *arrays]
+        steps = [8 * LANES] + [4 * LANES] * len(arrays)
+        turn = e.loop(builder.sdiv(channels, I64(WIDTH * LANES)), pointers)
+        columns([Lane(e, None)] * WIDTH, turn.values)
+        pointers = turn.close(
+            [e.shift(p, WIDTH * s) for p, s in zip(turn.values, steps, strict=True)]
+        )
+        rest = builder.srem(channels, I64(WIDTH * LANES))
+        emit_vectors(e, rest, pointers, lambda lane, here: columns([lane], here), steps)
 
     return emit
 
 
-def _normalise(lane: Lane, pointers: list[ir.Value]) -> None:
-    """Y = max((x - mean) * scale + shift + residual, floor)."""
+def _plain(
+    lane: Lane, pointers: list[ir.Value], constants: list[ir.Value], floor: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Return x twice, for its sum and its square's."""
+    value = lane.load(pointers[0])
+    return value, value
+
+
+def _gated(
+    lane: Lane, pointers: list[ir.Value], constants: list[ir.Value], floor: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Return g and x - centre; g is grad where y, worked out from x, is above the floor."""
     e = lane.e
-    x, residual, y, mean, scale, shift, floor = pointers
-    centred = e.subtract(lane.load(x), lane.load(mean))
-    value = e.add(e.fma(centred, lane.load(scale), lane.load(shift)), lane.load(residual))
-    lane.store(e.maximum(value, lane.load(floor)), y)
+    grad, x = pointers
+    centre, scale, shift = constants
+    centred = e.subtract(lane.load(x), centre)
+    return _gate(e, e.fma(centred, scale, shift), floor, lane.load(grad)), centred
 
 
-def _normalise_plain(lane: Lane, pointers: list[ir.Value]) -> None:
-    """Y = max((x - mean) * scale + shift, floor)."""
-    e = lane.e
-    x, y, mean, scale, shift, floor = pointers
-    centred = e.subtract(lane.load(x), lane.load(mean))
-    value = e.fma(centred, lane.load(scale), lane.load(shift))
-    lane.store(e.maximum(value, lane.load(floor)), y)
+def _gated_kept(
+    lane: Lane, pointers: list[ir.Value], constants: list[ir.Value], floor: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Return g and x - centre; g is grad where y is above the floor, and is written to `kept`."""
+    grad, y, x, kept = pointers
+    value = _gate(lane.e, lane.load(y), floor, lane.load(grad))
+    lane.store(value, kept)
+    return value, lane.e.subtract(lane.load(x), constants[0])
 
 
-def _backward(keep: bool) -> Callable[..., None]:
-    """Return the body: g = grad where y > floor; grad_x = a g + b (x - mean) + c; g kept or not."""
+def _gate(e: Emitter, y: ir.Value, floor: ir.Value, grad: ir.Value) -> ir.Value:
+    """Grad where y > floor, or is NaN; else 0."""
+    passes = e.builder.fcmp_unordered(">", y, floor)
+    return e.builder.select(passes, grad, e.constant(0.0))
+
+
+def _normalise(residual: bool) -> Callable[..., None]:
+    """Return the body: y = max((x - centre) * scale + shift [+ residual], floor)."""
 
     def body(lane: Lane, pointers: list[ir.Value]) -> None:
         e = lane.e
-        grad, y, x, grad_x, *rest = pointers
-        kept = rest.pop(0) if keep else None
-        a, b, c, mean, floor = rest
-        passes = e.builder.fcmp_unordered(">", lane.load(y), lane.load(floor))
-        value = e.builder.select(passes, lane.load(grad), e.constant(0.0))
-        centred = e.subtract(lane.load(x), lane.load(mean))
-        inner = e.fma(lane.load(b), centred, lane.load(c))
-        lane.store(e.fma(lane.load(a), value, inner), grad_x)
-        if kept is not None:
-            lane.store(value, kept)
+        *rows, centre, scale, shift, floor = pointers
+        centred = e.subtract(lane.load(rows[0]), lane.load(centre))
+        value = e.fma(centred, lane.load(scale), lane.load(shift))
+        if residual:
+            value = e.add(value, lane.load(rows[1]))
+        lane.store(e.maximum(value, e.broadcast(floor)), rows[-1])
 
     return body
 
 
-_sums_forward = ir_kernel("norm_sums", "iipp", _sum_rows(False))
-_sums_backward = ir_kernel("norm_sums_grad", "iippppp" + "p", _sum_rows(True))
-_forward = row_kernel("normalise", 3, 4, _normalise)
-_forward_plain = row_kernel("normalise_plain", 2, 4, _normalise_plain)
-_grad = row_kernel("norm_grad", 4, 5, _backward(False))
-_grad_keep = row_kernel("norm_grad_keep", 5, 5, _backward(True))
+def _grad_input(lane: Lane, pointers: list[ir.Value]) -> None:
+    """grad_x = a g + b (x - centre) + c, with g as in `_gated`."""
+    e = lane.e
+    grad, x, grad_x, centre, scale, shift, a, b, c, floor = pointers
+    constants = [lane.load(p) for p in (centre, scale, shift)]
+    value, centred = _gated(lane, [grad, x], constants, e.broadcast(floor))
+    inner = e.fma(lane.load(b), centred, lane.load(c))
+    lane.store(e.fma(lane.load(a), value, inner), grad_x)
+
+
+_sums_forward = ir_kernel("norm_sums", "iippp", _sum_rows(1, _plain, wide=True))
+_sums_gated = ir_kernel("norm_sums_gated", "iippppppp", _sum_rows(2, _gated))
+_sums_kept = ir_kernel("norm_sums_kept", "iippppppp", _sum_rows(4, _gated_kept))
+_forward = row_kernel("normalise", 3, 3, _normalise(True), numbers=1)
+_forward_plain = row_kernel("normalise_plain", 2, 3, _normalise(False), numbers=1)
+_grad = row_kernel("norm_grad", 3, 6, _grad_input, numbers=1)
+
+
+@helper
+def vector_of(table: int, name: int) -> int:
+    """Return the address of one of `VECTORS`."""
+    return load_int(table, VECTORS) + name * load_int(table, CHANNELS) * 4
+
+
+@helper
+def partial_sums(table: int, channel: int) -> tuple[float, float]:
+    """Add up both sums of a channel over the chunks, in order."""
+    channels = load_int(table, CHANNELS)
+    partial = load_int(table, PARTIAL)
+    first, second = 0.0, 0.0
+    for chunk in range(load_int(table, CHUNKS)):
+        first += load_double(partial, 2 * chunk * channels + channel)
+        second += load_double(partial, (2 * chunk + 1) * channels + channel)
+    return first, second
 
 
 @kernel
-def sums_chunks(table: int, thread: int, threads: int) -> None:
+def moments_chunks(table: int, thread: int, threads: int) -> None:
     """Partial sums of x and x^2: an item is a chunk of rows."""
     channels = load_int(table, CHANNELS)
     chunk = load_int(table, CHUNK)
     item = next_item(table)
     while item >= 0:
-        rows = min(chunk, load_int(table, ROWS) - item * chunk)
-        out = load_int(table, PARTIAL) + item * channels * 16
-        _sums_forward(rows, channels, out, load_int(table, X) + item * chunk * channels * 4)
+        _sums_forward(
+            min(chunk, load_int(table, ROWS) - item * chunk),
+            channels,
+            load_int(table, PARTIAL) + item * channels * 16,
+            load_int(table, FLOOR),
+            load_int(table, X) + item * chunk * channels * 4,
+        )
         item = next_item(table)
 
 
 @kernel
-def sums_chunks_backward(table: int, thread: int, threads: int) -> None:
-    """Partial sums of g and g * (x - mean): an item is a chunk of rows."""
-    channels = load_int(table, CHANNELS)
-    chunk = load_int(table, CHUNK)
-    item = next_item(table)
-    while item >= 0:
-        rows = min(chunk, load_int(table, ROWS) - item * chunk)
-        out = load_int(table, PARTIAL) + item * channels * 16
-        shift = item * chunk * channels * 4
-        _sums_backward(
-            rows,
-            channels,
-            out,
-            load_int(table, GRAD_Y) + shift,
-            load_int(table, Y) + shift,
-            load_int(table, X) + shift,
-            load_int(table, MEAN),
-            load_int(table, FLOOR),
-        )
-        item = next_item(table)
+def moments_finish(table: int, thread: int, threads: int) -> None:
+    """Mean and biased variance from the partial sums: one item."""
+    count = load_int(table, ROWS)
+    if next_item(table) == 0:
+        for channel in range(load_int(table, CHANNELS)):
+            total, square = partial_sums(table, channel)
+            mean = total / count
+            store_double(load_int(table, MEAN), channel, mean)
+            store_double(load_int(table, VARIANCE), channel, max(square / count - mean * mean, 0.0))
+
+
+@kernel
+def normalise_prepare(table: int, thread: int, threads: int) -> None:
+    """Centre, scale and shift: one item."""
+    if next_item(table) == 0:
+        for channel in range(load_int(table, CHANNELS)):
+            mean = load_double(load_int(table, MEAN), channel)
+            variance = load_double(load_int(table, VARIANCE), channel)
+            centre = np.float32(mean)
+            inverse = 1.0 / sqrt(variance + load_double(load_int(table, EPS), 0))
+            scale = np.float32(load_float(load_int(table, GAMMA), channel) * inverse)
+            # what rounding the mean to float32 took away goes into the shift
+            shift = load_float(load_int(table, BETA), channel) - (mean - centre) * scale
+            store_float(vector_of(table, CENTRE), channel, centre)
+            store_float(vector_of(table, SCALE), channel, scale)
+            store_float(vector_of(table, SHIFT), channel, np.float32(shift))
 
 
 @kernel
@@ -172,98 +280,135 @@ def normalise_chunks(table: int, thread: int, threads: int) -> None:
     """Normalise, add, clamp: an item is a chunk of rows."""
     channels = load_int(table, CHANNELS)
     chunk = load_int(table, CHUNK)
+    centre, scale = vector_of(table, CENTRE), vector_of(table, SCALE)
+    offset, floor = vector_of(table, SHIFT), load_int(table, FLOOR)
     item = next_item(table)
     while item >= 0:
         rows = min(chunk, load_int(table, ROWS) - item * chunk)
         shift = item * chunk * channels * 4
-        x, residual, y = load_int(table, X), load_int(table, RESIDUAL), load_int(table, Y)
-        mean, scale = load_int(table, MEAN), load_int(table, SCALE)
-        offset, floor = load_int(table, SHIFT), load_int(table, FLOOR)
+        x, y = load_int(table, X) + shift, load_int(table, Y) + shift
+        residual = load_int(table, RESIDUAL)
         if residual:
-            _forward(
-                rows, channels, x + shift, residual + shift, y + shift, mean, scale, offset, floor
-            )
+            residual += shift
+            _forward(rows, channels, x, residual, y, centre, scale, offset, floor)
         else:
-            _forward_plain(rows, channels, x + shift, y + shift, mean, scale, offset, floor)
+            _forward_plain(rows, channels, x, y, centre, scale, offset, floor)
         item = next_item(table)
 
 
 @kernel
+def backward_sums(table: int, thread: int, threads: int) -> None:
+    """Partial sums of g and g * (x - centre), and g itself if asked: an item is a chunk of rows."""
+    channels = load_int(table, CHANNELS)
+    chunk = load_int(table, CHUNK)
+    floor, centre = load_int(table, FLOOR), vector_of(table, CENTRE)
+    item = next_item(table)
+    while item >= 0:
+        rows = min(chunk, load_int(table, ROWS) - item * chunk)
+        out = load_int(table, PARTIAL) + item * channels * 16
+        shift = item * chunk * channels * 4
+        grad, x = load_int(table, GRAD_Y) + shift, load_int(table, X) + shift
+        if load_int(table, KEPT):
+            y, kept = load_int(table, Y) + shift, load_int(table, KEPT) + shift
+            _sums_kept(rows, channels, out, floor, grad, y, x, kept, centre)
+        else:
+            scale, offset = vector_of(table, SCALE), vector_of(table, SHIFT)
+            _sums_gated(rows, channels, out, floor, grad, x, centre, scale, offset)
+        item = next_item(table)
+
+
+@kernel
+def backward_finish(table: int, thread: int, threads: int) -> None:
+    """Gradients of gamma and beta, and the factors of grad_x: one item."""
+    count = load_int(table, ROWS)
+    if next_item(table) == 0:
+        for channel in range(load_int(table, CHANNELS)):
+            total, product = partial_sums(table, channel)
+            mean = load_double(load_int(table, MEAN), channel)
+            variance = load_double(load_int(table, VARIANCE), channel)
+            gamma = load_float(load_int(table, GAMMA), channel)
+            # grad_gamma wants x - mean unrounded
+            product -= (mean - np.float32(mean)) * total
+            inverse = 1.0 / sqrt(variance + load_double(load_int(table, EPS), 0))
+            store_float(load_int(table, GRAD_GAMMA), channel, np.float32(product * inverse))
+            store_float(load_int(table, GRAD_BETA), channel, np.float32(total))
+            slope = gamma * inverse
+            store_float(vector_of(table, FACTOR_GRAD), channel, np.float32(slope))
+            factor = -slope * inverse * inverse * product / count
+            store_float(vector_of(table, FACTOR_X), channel, np.float32(factor))
+            store_float(vector_of(table, FACTOR_ONE), channel, np.float32(-slope * total / count))
+
+
+@kernel
 def backward_chunks(table: int, thread: int, threads: int) -> None:
-    """The gradient of x, and that of the residual if wanted: an item is a chunk of rows."""
+    """The gradient of x: an item is a chunk of rows."""
     channels = load_int(table, CHANNELS)
     chunk = load_int(table, CHUNK)
     item = next_item(table)
     while item >= 0:
-        rows = min(chunk, load_int(table, ROWS) - item * chunk)
         shift = item * chunk * channels * 4
-        grad, y, x = load_int(table, GRAD_Y), load_int(table, Y), load_int(table, X)
-        grad_x, kept, factors = (
-            load_int(table, GRAD_X),
-            load_int(table, GRAD_RESIDUAL),
-            load_int(table, FACTORS),
+        _grad(
+            min(chunk, load_int(table, ROWS) - item * chunk),
+            channels,
+            load_int(table, GRAD_Y) + shift,
+            load_int(table, X) + shift,
+            load_int(table, GRAD_X) + shift,
+            vector_of(table, CENTRE),
+            vector_of(table, SCALE),
+            vector_of(table, SHIFT),
+            vector_of(table, FACTOR_GRAD),
+            vector_of(table, FACTOR_X),
+            vector_of(table, FACTOR_ONE),
+            load_int(table, FLOOR),
         )
-        row = channels * 4
-        mean, floor = load_int(table, MEAN), load_int(table, FLOOR)
-        if kept:
-            _grad_keep(
-                rows,
-                channels,
-                grad + shift,
-                y + shift,
-                x + shift,
-                grad_x + shift,
-                kept + shift,
-                factors,
-                factors + row,
-                factors + 2 * row,
-                mean,
-                floor,
-            )
-        else:
-            _grad(
-                rows,
-                channels,
-                grad + shift,
-                y + shift,
-                x + shift,
-                grad_x + shift,
-                factors,
-                factors + row,
-                factors + 2 * row,
-                mean,
-                floor,
-            )
         item = next_item(table)
 
 
-def _table(x: Floats) -> tuple[npt.NDArray[np.int64], int, int]:
-    """Return a table with the sizes of x (..., C), its channels and its number of chunks."""
+def _table(x: Floats) -> npt.NDArray[np.int64]:
+    """Return a table with the sizes of x (..., C)."""
     channels = x.shape[-1]
     rows = x.size // max(channels, 1)
-    chunk = max(1, CHUNK_FLOATS // max(channels, 1))
+    chunk = max(RUN, CHUNK_FLOATS // max(channels, 1))
     table = np.zeros(SLOTS, dtype=np.int64)
     table[ROWS], table[CHANNELS], table[CHUNK] = rows, channels, chunk
-    return table, channels, ceil_div(rows, chunk)
+    table[CHUNKS] = ceil_div(rows, chunk)
+    table[X] = address(x)
+    table[FLOOR] = address(FLOORS)
+    return table
 
 
-def _floors(channels: int, relu: bool) -> Floats:
-    return np.full(channels, FLOORS[int(relu)], dtype=np.float32)
-
-
-def channel_sums(x: Floats, sums: Doubles | None = None) -> Doubles:
-    """Return each channel's sum and sum of squares over x (..., C) as (2, C) float64."""
-    table, channels, chunks = _table(x)
+def moments(x: Floats, out: Doubles | None = None) -> Doubles:
+    """Return each channel's mean and biased variance over x (..., C) as (2, C) float64."""
+    table = _table(x)
+    channels, chunks = x.shape[-1], int(table[CHUNKS])
+    out = np.empty((2, channels)) if out is None else out
     partial = np.empty((chunks, 2, channels))
-    table[X], table[PARTIAL] = address(x), address(partial)
-    run(sums_chunks, table, chunks, thread_count())
-    return np.add.reduce(partial, axis=0, out=sums)
+    table[PARTIAL] = address(partial)
+    table[MEAN], table[VARIANCE] = address(out[0]), address(out[1])
+    run(moments_chunks, table, chunks, thread_count())
+    run(moments_finish, table, 1, 1)
+    return out
 
 
-def statistics(sums: Doubles, count: int) -> tuple[Doubles, Doubles]:
-    """Return mean and biased variance of `count` values from their sums."""
-    mean = sums[0] / count
-    return mean, np.maximum(sums[1] / count - mean * mean, 0.0)
+def _normalising(
+    table: npt.NDArray[np.int64],
+    mean: npt.ArrayLike,
+    variance: npt.ArrayLike,
+    gamma: Floats,
+    beta: Floats,
+    relu: bool,
+    eps: float,
+) -> tuple[npt.NDArray[np.generic], ...]:
+    """Work out centre, scale and shift; return what must stay alive."""
+    wide = np.ascontiguousarray(mean, np.float64), np.ascontiguousarray(variance, np.float64)
+    vectors = np.empty((FACTOR_ONE + 1, gamma.size), dtype=np.float32)
+    number = np.array(eps)
+    table[MEAN], table[VARIANCE] = address(wide[0]), address(wide[1])
+    table[GAMMA], table[BETA], table[EPS] = address(gamma), address(beta), address(number)
+    table[VECTORS] = address(vectors)
+    table[FLOOR] = address(FLOORS) + 4 * relu
+    run(normalise_prepare, table, 1, 1)
+    return (*wide, vectors, number)
 
 
 def batch_norm_forward(
@@ -281,28 +426,24 @@ def batch_norm_forward(
 
     x, y and residual are (..., C); y may be x. The others are (C,).
     """
-    table, channels, chunks = _table(x)
-    centre = np.asarray(mean, dtype=np.float32)
-    scale = (gamma / np.sqrt(np.asarray(variance, dtype=np.float64) + eps)).astype(np.float32)
-    # what rounding the mean to float32 took away goes into the shift
-    lost = np.asarray(mean, dtype=np.float64) - centre
-    shift = (beta - lost * scale).astype(np.float32)
-    floors = _floors(channels, relu)
-    table[X], table[Y] = address(x), address(y)
+    table = _table(x)
+    alive = _normalising(table, mean, variance, gamma, beta, relu, eps)
+    table[Y] = address(y)
     table[RESIDUAL] = 0 if residual is None else address(residual)
-    table[MEAN], table[SCALE], table[SHIFT] = address(centre), address(scale), address(shift)
-    table[FLOOR] = address(floors)
-    run(normalise_chunks, table, chunks, thread_count())
+    run(normalise_chunks, table, int(table[CHUNKS]), thread_count())
+    del alive
 
 
 def batch_norm_backward(
     grad_y: Floats,
-    y: Floats | None,
     x: Floats,
     mean: npt.ArrayLike,
     variance: npt.ArrayLike,
     gamma: Floats,
+    beta: Floats,
     grad_x: Floats,
+    relu: bool = False,
+    y: Floats | None = None,
     grad_residual: Floats | None = None,
     eps: float = 1e-5,
 ) -> tuple[Floats, Floats]:
@@ -311,42 +452,40 @@ def batch_norm_backward(
     Parameters
     ----------
     grad_y : ndarray (..., C)
-    y : ndarray (..., C) or None
-        The output, if it went through ReLU: the gradient passes where y > 0. None without ReLU.
     x : ndarray (..., C)
         The input.
     mean, variance : array_like (C,)
         Of the batch, biased.
-    gamma : ndarray (C,)
+    gamma, beta : ndarray (C,)
     grad_x : ndarray (..., C)
-        Receives the gradient of x; may be grad_y.
+        Receives the gradient of x; may be `grad_y` if there is no `grad_residual`.
+    relu : bool
+        Whether a ReLU followed: the gradient passes where its input was above 0.
+    y : ndarray (..., C), optional
+        The output; needed if a residual was added before a ReLU.
     grad_residual : ndarray (..., C), optional
-        Receives the gradient of the residual.
+        Receives the gradient of the residual; may be `grad_y`.
 
     Returns
     -------
     grad_gamma, grad_beta : ndarray (C,)
     """
-    table, channels, chunks = _table(x)
-    count = x.size // max(channels, 1)
-    floors = _floors(channels, y is not None)
-    centre = np.asarray(mean, dtype=np.float32)
+    table = _table(x)
+    channels, chunks = x.shape[-1], int(table[CHUNKS])
+    alive = _normalising(table, mean, variance, gamma, beta, relu, eps)
     partial = np.empty((chunks, 2, channels))
-    gate = x if y is None else y
-    table[GRAD_Y], table[Y], table[X] = address(grad_y), address(gate), address(x)
-    table[MEAN], table[FLOOR], table[PARTIAL] = address(centre), address(floors), address(partial)
-    run(sums_chunks_backward, table, chunks, thread_count())
-    total, product = np.add.reduce(partial, axis=0)
-    # grad_gamma wants x - mean unrounded
-    product -= (np.asarray(mean, dtype=np.float64) - centre) * total
-    inverse = 1.0 / np.sqrt(np.asarray(variance, dtype=np.float64) + eps)
-
-    factors = np.empty((3, channels), dtype=np.float32)
-    factors[0] = gamma * inverse
-    factors[1] = -gamma * inverse**3 * product / count
-    factors[2] = -gamma * inverse * total / count
-    table[GRAD_X], table[FACTORS], table[MEAN] = address(grad_x), address(factors), address(centre)
-    table[GRAD_RESIDUAL] = 0 if grad_residual is None else address(grad_residual)
-    table[FLOOR] = address(floors)
+    grads = np.empty((2, channels), dtype=np.float32)
+    table[PARTIAL] = address(partial)
+    table[GRAD_GAMMA], table[GRAD_BETA] = address(grads[0]), address(grads[1])
+    table[GRAD_Y], table[GRAD_X] = address(grad_y), address(grad_x)
+    keeps = grad_residual is not None or (relu and y is not None)
+    if keeps:
+        table[KEPT] = address(grad_x if grad_residual is None else grad_residual)
+        table[Y] = address(x if y is None else y)
+    run(backward_sums, table, chunks, thread_count())
+    run(backward_finish, table, 1, 1)
+    if keeps:  # what passes is known now
+        table[GRAD_Y], table[FLOOR] = table[KEPT], address(FLOORS)
     run(backward_chunks, table, chunks, thread_count())
-    return (product * inverse).astype(np.float32), total.astype(np.float32)
+    del alive
+    return grads[0], grads[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .vector import BYTE, I64, LANES, VECTOR_BYTES, Emitter, ir_kernel
+from .vector import BYTE, DOUBLE, I64, LANES, VECTOR_BYTES, Emitter, ir_kernel
 
 
 class Lane:
@@ -43,6 +43,13 @@ class Lane:
             self.e.masked_store(value, pointer, self.mask)
         else:
             self.e.builder.store(value, pointer, align=1)
+
+    def load_doubles(self, pointer: ir.Value) -> ir.Value:
+        """Load a double a lane."""
+        kind = ir.VectorType(DOUBLE, LANES)
+        if not self.mask:
+            return self.e.builder.load(pointer, align=8, typ=kind)
+        return self.e.masked_load(pointer, self.mask, kind)
 
     def store_doubles(self, value: ir.Value, pointer: ir.Value) -> None:
         """Store a double a lane."""
@@ -78,8 +85,10 @@ def emit_vectors(
         body(Lane(e, e.lanes_below(rest)), here)
 
 
-def row_kernel(name: str, per_row: int, per_channel: int, body: Body) -> Callable[..., Any]:
-    """Make `f(rows, channels, row arrays..., channel arrays...)` from the body of one vector.
+def row_kernel(
+    name: str, per_row: int, per_channel: int, body: Body, numbers: int = 0
+) -> Callable[..., Any]:
+    """Make `f(rows, channels, row arrays..., channel arrays..., numbers...)` from a vector's body.
 
     Parameters
     ----------
@@ -88,14 +97,17 @@ def row_kernel(name: str, per_row: int, per_channel: int, body: Body) -> Callabl
         How many arrays (rows, channels) come first among the body's pointers.
     per_channel : int
         How many arrays (channels,) of float32 follow.
+    numbers : int
+        How many addresses of one number come last.
     body : callable
         `body(lane, pointers)`.
     """
 
     def emit(e: Emitter, rows: ir.Value, channels: ir.Value, *arrays: ir.Value) -> None:
         row_bytes = e.builder.mul(channels, I64(4))
+        steps = [VECTOR_BYTES] * (per_row + per_channel) + [0] * numbers
         turn = e.loop(rows, list(arrays[:per_row]))
-        emit_vectors(e, channels, [*turn.values, *arrays[per_row:]], body)
+        emit_vectors(e, channels, [*turn.values, *arrays[per_row:]], body, steps)
         turn.close([e.shift(pointer, row_bytes) for pointer in turn.values])
 
-    return ir_kernel(name, "ii" + "p" * (per_row + per_channel), emit)
+    return ir_kernel(name, "ii" + "p" * (per_row + per_channel + numbers), emit)
