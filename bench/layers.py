@@ -59,7 +59,7 @@ def main() -> None:
         convs = convs[:4]
     directions = arguments.passes or (["forward"] if arguments.quick else list(PASSES))
     with Session("layers", arguments, seconds=(0.3, 0.05)) as run:
-        peers = run.peers(ALGORITHMS) + run.probes(["FMA peak"])
+        peers = run.peers(ALGORITHMS) + run.probes(["FMA peak", "copy"])
         found: dict[str, list[tuple[networks.Conv, int, list[Row]]]] = {}
         for direction in directions:
             found[direction] = measure(run, peers, convs, direction)
