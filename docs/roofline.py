@@ -100,11 +100,13 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     roof.set_xscale("log")
     roof.set_yscale("log")
     roof.set_ylim(bottom=30)
+    roof.set_yticks([50, 100, 200, 400, 800, 1600])
     roof.set_xlabel("FLOP (of direct convolution) per byte moved once", color=ink)
     roof.set_ylabel("GFLOP/s (counted as direct convolution)", color=ink)
     roof.xaxis.set_major_formatter("{x:g}")
     roof.yaxis.set_major_formatter("{x:g}")
     roof.yaxis.set_minor_formatter("")
+    roof.set_ylim(top=peak * 6)
     below = {"loc": "upper left", "bbox_to_anchor": (0, -0.13), "ncols": 2}
     roof.legend(frameon=False, labelcolor=ink, fontsize=7.5, **below)
 
