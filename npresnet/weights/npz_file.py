@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import warnings
 from typing import Any
 
@@ -20,6 +21,17 @@ from npresnet.weights.zip_entries import Archive
 __all__ = ["SUFFIX", "read_npz"]
 
 SUFFIX = ".npy"
+
+# The header is a Python literal: what can be wrong with one shows in many ways.
+_WRONG_HEADER = (
+    ValueError,
+    TypeError,
+    KeyError,
+    SyntaxError,
+    tokenize.TokenError,
+    RecursionError,
+    MemoryError,
+)
 
 _LARGEST_HEADER = 10_000  # characters; NumPy's own default for files that aren't trusted
 
@@ -53,8 +65,7 @@ def _read_npy(extent: Extent) -> StoredArray:
     try:
         shape, fortran, dtype = _read_header(head)
         lengths = [int(n) for n in shape]
-    # the header is a Python literal: what can be wrong with one shows in many ways
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, KeyError) as error:
+    except _WRONG_HEADER as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"has no sound header ({reason}): save it again") from None
     if dtype.hasobject:

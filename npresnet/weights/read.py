@@ -161,14 +161,25 @@ def _read(file: MappedFile) -> WeightFile:
         return _from_torch(file, "torch legacy stream", read_legacy_stream(file))
     if is_tar(file):
         return _from_torch(file, "torch tar", read_tar(file))
+    if file.buffer[8:9] == b"{":
+        return _from_safetensors(file)
+    if file.buffer[:1] == b"\x80":
+        raise WeightsError(
+            "is a pickle, which is a program, and not of torch.save's: save the weights by "
+            "torch.save, safetensors or numpy.savez"
+        )
     suffix = os.path.splitext(file.name)[1].lower()
-    if suffix in _TORCH_SUFFIXES and file.buffer[8:9] != b"{":
+    if suffix in _TORCH_SUFFIXES:
         raise WeightsError(
             "isn't a file of torch.save's: it is truncated or of another format; fetch or save it "
             "again"
         )
     if suffix == ".npz":
         raise WeightsError("isn't a zip archive, as .npz files are: fetch or save it again")
+    return _from_safetensors(file)
+
+
+def _from_safetensors(file: MappedFile) -> WeightFile:
     arrays, metadata = read_safetensors(file)
     return WeightFile(file, "safetensors", arrays, metadata, "")
 

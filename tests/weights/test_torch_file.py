@@ -404,7 +404,7 @@ def test_torchscript_is_refused_with_the_cure(tmp_path):
             lambda: {"w": torch.ones(2, dtype=torch.complex64).conj().imag},
             "lazily",
         ),
-        (lambda: {("a", 1): 2}, "a tuple as key"),
+        (lambda: {("a", 1): 2}, "a dictionary with tuple as key"),
         (
             lambda: {"w": torch.ones(1), "o": OrderedDict, "i": io.BytesIO()},
             r"asks for '_io\.BytesIO'",

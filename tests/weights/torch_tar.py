@@ -101,7 +101,7 @@ def archive(files, mtime=1480000000.25):
     """A tar archive; a time with a fraction brings an extended header before each member."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in files.items():
+        for name, data in files.items() if isinstance(files, dict) else files:
             info = tarfile.TarInfo(name)
             info.size, info.mtime = len(data), mtime
             tar.addfile(info, io.BytesIO(data))

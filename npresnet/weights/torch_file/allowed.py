@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from npresnet.errors import WeightsError
 from npresnet.weights.torch_file.values import (
     Function,
     Inert,
@@ -18,6 +17,7 @@ from npresnet.weights.torch_file.values import (
     StorageType,
     Tensor,
     TorchDtype,
+    damaged,
 )
 
 __all__ = ["allowed"]
@@ -158,7 +158,7 @@ def _tensor_v2(
     """Stand for a tensor of a typed storage."""
     _expect(isinstance(storage, Storage), "a storage", storage)
     if storage.type.dtype is None:
-        raise WeightsError("is damaged: a tensor of untyped bytes doesn't say its dtype")
+        raise damaged("a tensor of untyped bytes doesn't say its dtype")
     return _make(storage, storage.type.dtype, offset, shape, strides, metadata)
 
 
@@ -204,7 +204,7 @@ def _from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     _expect(isinstance(function, Function), "a function that rebuilds a tensor", function)
     _expect(isinstance(arguments, tuple), "a tuple", arguments)
     if function.apply is _from_type:
-        raise WeightsError("is damaged: a tensor is rebuilt by what rebuilds tensors, for ever")
+        raise damaged("a tensor is rebuilt by what rebuilds tensors, for ever")
     return function(arguments)
 
 
@@ -222,7 +222,7 @@ def _unreadable(kind: str) -> Any:
 
 def _expect(fits: bool, what: str, value: Any) -> None:
     if not fits:
-        raise WeightsError(f"is damaged: expected {what}, got a {type(value).__name__}")
+        raise damaged(f"expected {what}, got {type(value).__name__}")
 
 
 _FUNCTIONS = {

@@ -14,7 +14,10 @@ from typing import Any
 from npresnet.errors import WeightsError
 from npresnet.weights.mapped import Extent, MappedFile
 from npresnet.weights.torch_file.pickle_subset import PickleReader
-from npresnet.weights.torch_file.values import Storage
+from npresnet.weights.torch_file.values import (
+    Storage,
+    damaged,
+)
 from npresnet.weights.torch_file.zip_file import check_id
 
 __all__ = ["MAGIC", "read_legacy_stream", "read_storage"]
@@ -38,7 +41,7 @@ def read_legacy_stream(file: MappedFile) -> Any:
         kind, key, numel = check_id(given, 6)
         root = roots.setdefault(key, Storage(kind, numel))
         if (root.type, root.numel) != (kind, numel):
-            raise WeightsError(f"is damaged: the storage {key!r:.50} has two types or sizes")
+            raise damaged(f"the storage {key!r:.50} has two types or sizes")
         if given[5] is None:
             return root
         offset, length = _check_view(given[5])
@@ -59,12 +62,12 @@ def read_legacy_stream(file: MappedFile) -> Any:
         or len(set(keys)) < len(keys)
         or set(keys) != set(roots)
     ):
-        raise WeightsError("is damaged: its list of storages doesn't fit its tensors")
+        raise damaged("its list of storages doesn't fit its tensors")
     position = reader.position
     for key in keys:
         position = read_storage(file.whole, position, roots[key])
     if position != file.size:
-        raise WeightsError(f"is damaged: {file.size - position:,} bytes follow its last storage")
+        raise damaged(f"{file.size - position:,} bytes follow its last storage")
     for view, root, offset in views:
         place_view(view, root, offset)
     return value
@@ -81,9 +84,7 @@ def read_storage(extent: Extent, position: int, storage: Storage) -> int:
         )
     numel = read_integers(extent, position, 1)[0]
     if numel != storage.numel:
-        raise WeightsError(
-            f"is damaged: a storage of {storage.numel:,} elements says that it has {numel:,}"
-        )
+        raise damaged(f"a storage of {storage.numel:,} elements says that it has {numel:,}")
     storage.place(extent.part(begin, stop))
     return stop
 
@@ -98,7 +99,7 @@ def read_integers(extent: Extent, position: int, count: int) -> tuple[int, ...]:
 def place_view(view: Storage, root: Storage, offset: int) -> None:
     """Place a storage that is a part of another, `offset` elements after its beginning."""
     if root.extent is None or offset < 0 or offset + view.numel > root.numel:
-        raise WeightsError("is damaged: a storage reaches beyond the one that it is a part of")
+        raise damaged("a storage reaches beyond the one that it is a part of")
     start = offset * root.type.size
     view.place(root.extent.part(start, start + view.nbytes))
 
@@ -110,5 +111,5 @@ def _check_view(given: Any) -> tuple[int, int]:
         or len(given) != 3
         or any(type(n) is not int or not 0 <= n < 2**60 for n in given[1:])
     ):
-        raise WeightsError("is damaged: a view of a storage has no sound offset or size")
+        raise damaged("a view of a storage has no sound offset or size")
     return given[1], given[2]

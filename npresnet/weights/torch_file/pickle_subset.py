@@ -18,7 +18,12 @@ from typing import Any
 from npresnet.errors import WeightsError
 from npresnet.weights.mapped import Buffer
 from npresnet.weights.torch_file.allowed import allowed, is_key
-from npresnet.weights.torch_file.values import Function, Inert, OrderedDict
+from npresnet.weights.torch_file.values import (
+    Function,
+    Inert,
+    OrderedDict,
+    damaged,
+)
 
 __all__ = ["PickleReader"]
 
@@ -92,7 +97,7 @@ class PickleReader:
             if opcode == b".":
                 value = self._pop()
                 if stack:
-                    raise WeightsError("is damaged: a pickle leaves more than one value")
+                    raise damaged("a pickle leaves more than one value")
                 self._bytes -= self.position - begin
                 memo.clear()
                 return value
@@ -122,7 +127,7 @@ class PickleReader:
             b"\n", self.position, min(self._stop, self.position + _LONGEST_NAME + 1)
         )
         if end < 0:
-            raise WeightsError("is damaged: a pickle has a line without an end")
+            raise damaged("a pickle has a line without an end")
         return self._take(end - self.position + 1)[:-1]
 
     def _number(self, form: struct.Struct) -> Any:
@@ -130,7 +135,7 @@ class PickleReader:
 
     def _pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise WeightsError("is damaged: a pickle takes a value that isn't there")
+            raise damaged("a pickle takes a value that isn't there")
         return self._stack.pop()
 
     def _top(self) -> Any:
@@ -146,7 +151,7 @@ class PickleReader:
                 values = stack[i + 1 :]
                 del stack[i:]
                 return values
-        raise WeightsError("is damaged: a pickle has a mark too few")
+        raise damaged("a pickle has a mark too few")
 
     # ------------------------------------------------------------------ values
 
@@ -179,7 +184,7 @@ class PickleReader:
         """Read an integer over 32 bits as Python 2 wrote it."""
         line = self._line()
         if not _DECIMAL.fullmatch(line):
-            raise WeightsError(f"is damaged: a pickle has {line[:30]!r} for a whole number")
+            raise damaged(f"a pickle has {line[:30]!r} for a whole number")
         self._stack.append(int(line.rstrip(b"L")))
 
     def _float(self) -> None:
@@ -189,7 +194,7 @@ class PickleReader:
         try:
             self._stack.append(self._take(self._number(_UINT4)).decode())
         except UnicodeDecodeError:
-            raise WeightsError("is damaged: a pickle has text that isn't UTF-8") from None
+            raise damaged("a pickle has text that isn't UTF-8") from None
 
     def _short_string(self) -> None:
         self._string(self._take(1)[0])
@@ -236,7 +241,7 @@ class PickleReader:
     def _extend(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, list):
-            raise WeightsError(f"is damaged: a pickle appends to a {_kind(target)}")
+            raise damaged(f"a pickle appends to {_kind(target)}")
         target.extend(values)
 
     def _empty_dict(self) -> None:
@@ -254,11 +259,11 @@ class PickleReader:
         if isinstance(target, Inert):  # a defaultdict's items come one by one
             return
         if not isinstance(target, dict) or len(values) % 2:
-            raise WeightsError(f"is damaged: a pickle sets items of a {_kind(target)}")
+            raise damaged(f"a pickle sets items of {_kind(target)}")
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not is_key(key):
                 raise WeightsError(
-                    f"has a dictionary with a {_kind(key)} as key, expected text or a number: "
+                    f"has a dictionary with {_kind(key)} as key, expected text or a number: "
                     f"{_ALONE}"
                 )
             target[key] = value
@@ -279,7 +284,7 @@ class PickleReader:
 
     def _get(self, index: int) -> None:
         if index not in self._memo:
-            raise WeightsError(f"is damaged: a pickle takes {index} from its memo, which isn't in")
+            raise damaged(f"a pickle takes {index} from its memo, which isn't in")
         self._stack.append(self._memo[index])
 
     # ------------------------------------------------------------------ what others may run
@@ -289,7 +294,7 @@ class PickleReader:
         try:
             name = (self._line().decode(), self._line().decode())
         except UnicodeDecodeError:
-            raise WeightsError("is damaged: a pickle has a name that isn't UTF-8") from None
+            raise damaged("a pickle has a name that isn't UTF-8") from None
         if name not in self._globals:
             raise WeightsError(
                 f"asks for {'.'.join(name)!r:.200}, which npresnet neither needs nor runs: if you "
@@ -304,15 +309,13 @@ class PickleReader:
             self._stack.append(function)
             return
         if not isinstance(function, Function) or not isinstance(arguments, tuple):
-            raise WeightsError(
-                f"is damaged: a pickle calls a {_kind(function)} with a {_kind(arguments)}"
-            )
+            raise damaged(f"a pickle calls {_kind(function)} with {_kind(arguments)}")
         self._stack.append(function(arguments))
 
     def _newobj(self) -> None:
         arguments, kind = self._pop(), self._pop()
         if not isinstance(kind, Inert) or not isinstance(arguments, tuple):
-            raise WeightsError(f"is damaged: a pickle makes an object of a {_kind(kind)}")
+            raise damaged(f"a pickle makes an object of {_kind(kind)}")
         self._stack.append(kind)
 
     def _build(self) -> None:
@@ -320,7 +323,7 @@ class PickleReader:
         self._pop()
         target = self._top()
         if not isinstance(target, OrderedDict | Inert):
-            raise WeightsError(f"is damaged: a pickle sets attributes of a {_kind(target)}")
+            raise damaged(f"a pickle sets attributes of {_kind(target)}")
 
     def _persistent(self) -> None:
         self._stack.append(self._persistent_load(self._pop()))

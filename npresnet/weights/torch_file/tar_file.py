@@ -21,6 +21,7 @@ from npresnet.weights.torch_file.values import (
     StorageType,
     Tensor,
     TorchDtype,
+    damaged,
 )
 
 __all__ = ["is_tar", "read_tar"]
@@ -60,7 +61,7 @@ def read_tar(file: MappedFile) -> Any:
     def persistent_load(given: Any) -> Storage | Tensor:
         key = _key(given)
         if key not in found:
-            raise WeightsError(f"is damaged: the pickle asks for {key}, which isn't there")
+            raise damaged(f"the pickle asks for {key}, which isn't there")
         return found[key]
 
     reader = PickleReader(b"", 0, 0, persistent_load)
@@ -94,12 +95,12 @@ def _members(file: MappedFile) -> dict[str, Extent]:
         if kind in _EXTENDED:
             text = file.buffer[start : min(stop, start + _BLOCK)]
             if stop - start > _BLOCK or any(word in text for word in (b" path=", b" size=")):
-                raise WeightsError("is a tar archive with odd headers: it is damaged")
+                raise damaged("its tar archive has odd headers")
         elif name in _MEMBERS:
             if kind not in _FILE:
                 raise WeightsError(f"is a tar archive whose {name!r} is a link or device")
             if name in found:
-                raise WeightsError(f"is a tar archive with two members {name!r}: it is damaged")
+                raise damaged(f"its tar archive has two members {name!r}")
             found[name] = Extent(file.buffer, start, stop)
         position = start + -(-(stop - start) // _BLOCK) * _BLOCK
     raise WeightsError(f"is a tar archive of over {_MOST_MEMBERS} members, so not one of torch's")
@@ -113,7 +114,7 @@ def _check_header(header: bytes, name: str) -> int:
     except ValueError:
         size = checksum = -1
     if size < 0 or sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum:
-        raise WeightsError(f"is a tar archive whose header of {name!r} is damaged: fetch it again")
+        raise damaged(f"the header of its member {name!r}")
     return size
 
 
@@ -124,7 +125,7 @@ def _read_storages(
     for _ in range(_count(reader.load())):
         key, _, kind = _triple(reader.load())
         if not isinstance(kind, StorageType):
-            raise WeightsError("is damaged: a storage has no sound type")
+            raise damaged("a storage has no sound type")
         position = reader.position - extent.start
         numel = read_integers(extent, position, 1)[0]
         storage = Storage(kind, _count(numel))
@@ -132,13 +133,13 @@ def _read_storages(
         _add(found, key, storage)
     views = reader.load()
     if not isinstance(views, list):
-        raise WeightsError("is damaged: its list of views isn't one")
+        raise damaged("its list of views isn't one")
     for view in views:
         if not isinstance(view, tuple) or len(view) != 4:
-            raise WeightsError("is damaged: a view of a storage isn't one")
+            raise damaged("a view of a storage isn't one")
         root = found.get(_key(view[1]))
         if not isinstance(root, Storage):
-            raise WeightsError("is damaged: a view is of a storage that isn't there")
+            raise damaged("a view is of a storage that isn't there")
         part = Storage(root.type, _count(view[3]))
         place_view(part, root, _count(view[2]))
         _add(found, view[0], part)
@@ -149,12 +150,12 @@ def _read_tensors(reader: PickleReader, extent: Extent, found: dict[int, Storage
     for _ in range(_count(reader.load())):
         key, storage_key, kind = _triple(reader.load())
         if not isinstance(kind, Inert):
-            raise WeightsError("is damaged: a tensor has no sound type")
+            raise damaged("a tensor has no sound type")
         position = reader.position - extent.start
         # the number of axes has eight bytes, of which the later versions fill four
         ndim = read_integers(extent, position, 1)[0] & 0xFFFFFFFF
         if ndim > _MOST_DIMENSIONS:
-            raise WeightsError(f"is damaged: a tensor has {ndim:,} axes")
+            raise damaged(f"a tensor has {ndim:,} axes")
         numbers = read_integers(extent, position + 8, 2 * ndim + 1)
         reader.position += 8 * (2 * ndim + 2)
         if storage_key is None:  # a tensor without elements
@@ -162,10 +163,10 @@ def _read_tensors(reader: PickleReader, extent: Extent, found: dict[int, Storage
         else:
             root = found.get(_key(storage_key))
             if not isinstance(root, Storage):
-                raise WeightsError("is damaged: a tensor has a storage that isn't there")
+                raise damaged("a tensor has a storage that isn't there")
             storage = root
         if storage.type.dtype is None:
-            raise WeightsError("is damaged: a tensor of untyped bytes doesn't say its dtype")
+            raise damaged("a tensor of untyped bytes doesn't say its dtype")
         tensor = Tensor(
             storage, storage.type.dtype, numbers[-1], numbers[:ndim], numbers[ndim : 2 * ndim]
         )
@@ -174,19 +175,19 @@ def _read_tensors(reader: PickleReader, extent: Extent, found: dict[int, Storage
 
 def _add(found: dict[int, Storage | Tensor], key: Any, value: Storage | Tensor) -> None:
     if _key(key) in found:
-        raise WeightsError(f"is damaged: the key {_key(key)} comes twice")
+        raise damaged(f"the key {_key(key)} comes twice")
     found[_key(key)] = value
 
 
 def _triple(value: Any) -> tuple[Any, Any, Any]:
     if not isinstance(value, tuple) or len(value) != 3:
-        raise WeightsError("is damaged: expected a key, a place and a type")
+        raise damaged("expected a key, a place and a type")
     return value
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**60:
-        raise WeightsError("is damaged: a number or size isn't sound")
+        raise damaged("a number or size isn't sound")
     return value
 
 

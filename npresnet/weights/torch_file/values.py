@@ -14,7 +14,21 @@ from npresnet.errors import WeightsError
 from npresnet.weights.mapped import Extent
 from npresnet.weights.stored import StoredArray
 
-__all__ = ["Function", "Inert", "OrderedDict", "Storage", "StorageType", "Tensor", "TorchDtype"]
+__all__ = [
+    "Function",
+    "Inert",
+    "OrderedDict",
+    "Storage",
+    "StorageType",
+    "Tensor",
+    "TorchDtype",
+    "damaged",
+]
+
+
+def damaged(what: str) -> WeightsError:
+    """Say what of a file doesn't make sense; the message begins with a verb."""
+    return WeightsError(f"is damaged: {what}; fetch or save it again")
 
 
 class OrderedDict(dict[Any, Any]):
@@ -52,7 +66,7 @@ class Function:
         try:
             signature(self.apply).bind(*arguments)
         except TypeError as error:
-            raise WeightsError(f"is damaged: a pickle calls {self.name}: {error}") from None
+            raise damaged(f"a pickle calls {self.name}: {error}") from None
         return self.apply(*arguments)
 
 
@@ -126,7 +140,7 @@ class Tensor:
             message begins with a verb.
         """
         if self.storage.extent is None:
-            raise WeightsError("has a storage that isn't in the file: the file is damaged")
+            raise WeightsError("has a storage that isn't in the file: fetch or save it again")
         return StoredArray(
             self.storage.extent,
             self.dtype.name,

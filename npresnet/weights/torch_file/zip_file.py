@@ -10,7 +10,11 @@ from typing import Any
 
 from npresnet.errors import WeightsError
 from npresnet.weights.torch_file.pickle_subset import PickleReader
-from npresnet.weights.torch_file.values import Storage, StorageType
+from npresnet.weights.torch_file.values import (
+    Storage,
+    StorageType,
+    damaged,
+)
 from npresnet.weights.zip_entries import Archive
 
 __all__ = ["PICKLE", "read_zip"]
@@ -49,7 +53,7 @@ def read_zip(archive: Archive) -> Any:
     reader = PickleReader(extent.buffer, extent.start, extent.stop, persistent_load)
     value = reader.load()
     if reader.position != extent.stop:
-        raise WeightsError(f"is damaged: {PICKLE} goes on after its end")
+        raise damaged(f"{PICKLE} goes on after its end")
     return value
 
 
@@ -61,7 +65,7 @@ def check_id(given: Any, length: int) -> tuple[StorageType, str, int]:
             "dict alone: torch.save(model.state_dict(), NAME)"
         )
     if not isinstance(given, tuple) or len(given) != length or given[0] != "storage":
-        raise WeightsError("is damaged: a persistent id isn't a storage's")
+        raise damaged("a persistent id isn't a storage's")
     kind, key, _, numel = given[1:5]
     if (
         not isinstance(kind, StorageType)
@@ -69,7 +73,7 @@ def check_id(given: Any, length: int) -> tuple[StorageType, str, int]:
         or type(numel) is not int
         or not 0 <= numel < 2**60
     ):
-        raise WeightsError("is damaged: a storage has no sound type, key or size")
+        raise damaged("a storage has no sound type, key or size")
     return kind, key, numel
 
 
@@ -79,5 +83,5 @@ def _is_big_endian(archive: Archive, name: str) -> bool:
     order = archive.extent(name)
     text = order.part(0, min(order.size, 10)).bytes()
     if text not in (b"little", b"big"):
-        raise WeightsError(f"is damaged: its byte order is {text!r}, expected little or big")
+        raise damaged(f"its byte order is {text!r}, expected little or big")
     return text == b"big"
