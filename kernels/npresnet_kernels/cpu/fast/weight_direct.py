@@ -15,12 +15,13 @@ from .parallel import FIRST, helper, kernel, next_item
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES, load_float, load_int, store_float
 from .weight_parts import (
     clear_tail,
+    line_bytes,
     multiply_rows,
     padded,
     row_bytes,
     sums_bytes,
     vector_rows,
-    write_tap,
+    write_filters,
 )
 
 (
@@ -38,13 +39,14 @@ from .weight_parts import (
     OUT_WIDTH,
     OUT_CHANNELS,
     TAPS,
+    USED,
     STEP,
     PADDING,
     BLOCK,
     SHARDS,
     FLAT,
     GEMM,
-) = range(FIRST, FIRST + 20)
+) = range(FIRST, FIRST + 21)
 
 
 @helper
@@ -113,7 +115,7 @@ def gather_pixels(table: int, start: int, pixels: int, first: int, b: int, row: 
 
 
 @helper
-def write_range(table: int, sums: int, first: int, target: int) -> None:
+def write_range(table: int, sums: int, first: int, target: int, line: int) -> None:
     """Write the filters' share of a range of channels from its sums."""
     channels, rows = load_int(table, CHANNELS), load_int(table, OUT_CHANNELS)
     taps = load_int(table, TAPS) * load_int(table, TAPS)
@@ -132,10 +134,18 @@ def write_range(table: int, sums: int, first: int, target: int) -> None:
                             target, ((start + row) * channels + channel) * taps + tap, value
                         )
         return
-    columns = min(TILE_COLUMNS, channels - first)
-    for tap in range(taps):
-        place = sums + tap * sums_bytes(rows, TILE_COLUMNS)
-        write_tap(place, rows, columns, target + (first * taps + tap) * 4, taps * 4, channels)
+    write_filters(
+        sums,
+        sums_bytes(rows, TILE_COLUMNS),
+        taps,
+        load_int(table, USED),
+        taps,
+        rows,
+        min(TILE_COLUMNS, channels - first),
+        target + first * taps * 4,
+        channels,
+        line,
+    )
 
 
 @kernel
@@ -148,7 +158,8 @@ def weight_direct(table: int, thread: int, threads: int) -> None:
     blocks = (pixels + block - 1) // block
     columns = column_count(channels, taps, flat)
     a_row, b_row = row_bytes(out_channels), columns_row(channels, taps, flat)
-    a = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    line = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    a = line + line_bytes(TILE_COLUMNS, taps * taps)
     b = a + block * a_row
     sums = b + block * b_row
     item = next_item(table)
@@ -181,5 +192,5 @@ def weight_direct(table: int, thread: int, threads: int) -> None:
         target = load_int(table, WEIGHT)
         if shards > 1:
             target = load_int(table, PARTIAL) + shard * out_channels * channels * taps * taps * 4
-        write_range(table, sums, first, target)
+        write_range(table, sums, first, target, line)
         item = next_item(table)

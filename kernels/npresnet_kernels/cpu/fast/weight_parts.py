@@ -10,7 +10,7 @@ threads.
 import numpy as np
 from llvmlite import ir
 
-from .memory import zero_vectors
+from .memory import copy_out, zero_vectors
 from .microkernel import call_gemm, tile_start
 from .parallel import FIRST, helper, kernel, next_item, run
 from .problem import Floats, address, ceil_div
@@ -104,33 +104,47 @@ scatter_lanes = ir_kernel("scatter_lanes", "ppii", _scatter)
 """scatter_lanes(source, target, step, lanes): a vector's first lanes to every `step` bytes."""
 
 
-def _zero(e: Emitter, target: ir.Value, count: ir.Value) -> None:
-    emit_vectors(e, count, [target], lambda lane, here: lane.store(e.constant(0.0), here[0]))
+@helper
+def write_filters(
+    sums: int,
+    between_taps: int,
+    taps: int,
+    used: int,
+    used_count: int,
+    rows: int,
+    columns: int,
+    target: int,
+    channels: int,
+    line: int,
+) -> None:
+    """Write K x C filters of `taps` taps, a row of them at a time.
 
-
-zero_floats = ir_kernel("zero_floats", "pi", _zero)
-"""zero_floats(target, floats): exactly that many."""
+    `used` is a list of the taps that have sums, `between_taps` bytes apart; the others are 0. A row
+    is put together in `line` first: written in order, it finds its way to memory much faster.
+    """
+    filter_bytes = taps * 4
+    zero_vectors(line, line_bytes(columns, taps) // VECTOR_BYTES)
+    k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    for k_tile in range(k_tiles):
+        start = tile_start(rows, k_tile)
+        for row in range(tile_start(rows, k_tile + 1) - start):
+            for channel in range(0, columns, LANES):
+                cell = sums + (channel // TILE_COLUMNS * k_tiles + k_tile) * SUMS_BYTES
+                cell += row * TILE_COLUMNS * 4 + channel % TILE_COLUMNS * 4
+                for number in range(used_count):
+                    scatter_lanes(
+                        cell + number * between_taps,
+                        line + channel * filter_bytes + load_int(used, number) * 4,
+                        filter_bytes,
+                        columns - channel,
+                    )
+            copy_out(line, target + (start + row) * channels * filter_bytes, columns * taps)
 
 
 @helper
-def write_tap(
-    sums: int, rows: int, columns: int, target: int, filter_bytes: int, channels: int
-) -> None:
-    """Write one tap of K x C filters; `target` is its place in the first filter."""
-    k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
-    for channel in range(0, columns, LANES):
-        cell = sums + channel // TILE_COLUMNS * k_tiles * SUMS_BYTES
-        cell += channel % TILE_COLUMNS * 4
-        for k_tile in range(k_tiles):
-            start = tile_start(rows, k_tile)
-            for row in range(tile_start(rows, k_tile + 1) - start):
-                scatter_lanes(
-                    cell + row * TILE_COLUMNS * 4,
-                    target + ((start + row) * channels + channel) * filter_bytes,
-                    filter_bytes,
-                    columns - channel,
-                )
-            cell += SUMS_BYTES
+def line_bytes(columns: int, taps: int) -> int:
+    """Return the room for a row of filters."""
+    return (columns * taps + LANES - 1) // LANES * VECTOR_BYTES
 
 
 def _add_shards(

@@ -15,7 +15,7 @@ from .parallel import Integers, run, thread_count
 from .problem import Floats, address, ceil_div
 from .transforms import filter_3_4, gradient_3_4, input_4_3
 from .vector import TILE_COLUMNS
-from .weight_parts import add_shards, row_bytes, sums_bytes, vector_rows
+from .weight_parts import add_shards, line_bytes, row_bytes, sums_bytes, vector_rows
 
 BLOCK = 128
 """Pixels in a block, images in a group: the depth over which sums stay in registers."""
@@ -52,6 +52,18 @@ class Layer:
         """Whether skipping the taps that see padding pays."""
         taps, first = (self.kernel_size,) * 2, (-self.padding,) * 2
         return mostly_padding(self.size, self.out_size, taps, first, self.stride)
+
+    @property
+    def used_taps(self) -> Integers:
+        """Numbers of the taps that see more than padding, in order."""
+        seen = [
+            [
+                any(0 <= self.stride * i - self.padding + tap < size for i in range(outputs))
+                for tap in range(self.kernel_size)
+            ]
+            for size, outputs in zip(self.size, self.out_size, strict=True)
+        ]
+        return np.flatnonzero(np.logical_and.outer(*seen))
 
     def regions(self, side: int) -> int:
         """Return how many regions of at most `side` x `side` channels cover the filters."""
@@ -91,10 +103,12 @@ class DirectWeightProblem:
         self.partial_bytes = self.shards * layer.weights * 4 if self.shards > 1 else 0
         rows = row_bytes(layer.out_channels) + direct.columns_row(channels, taps, flat)
         sums = sums_bytes(layer.out_channels, direct.column_count(channels, taps, flat))
-        self.thread_bytes = align(BLOCK * rows + sums)
+        self.thread_bytes = align(line_bytes(TILE_COLUMNS, taps**2) + BLOCK * rows + sums)
+        self._used = np.arange(taps**2)
 
         self._table = table = _table(direct, layer)
         table[direct.TAPS], table[direct.STEP] = taps, layer.stride
+        table[direct.USED] = address(self._used)
         table[direct.BLOCK] = BLOCK
         table[direct.FLAT] = flat
         table[direct.SHARDS] = self.shards
@@ -127,10 +141,13 @@ class TinyWeightProblem:
         image = out_places * row_bytes(rows) + places * vector_rows(columns)
         group = max(4, min(GROUP_BYTES // image // 4 * 4, BLOCK))
         taps = layer.kernel_size
-        self.thread_bytes = align(group * image + taps**2 * sums_bytes(rows, columns))
+        self._used = layer.used_taps
+        sums = self._used.size * sums_bytes(rows, columns)
+        self.thread_bytes = align(line_bytes(columns, taps**2) + group * image + sums)
 
         self._table = table = _table(tiny, layer)
         table[tiny.TAPS], table[tiny.STEP] = taps, layer.stride
+        table[tiny.USED], table[tiny.USED_COUNT] = address(self._used), self._used.size
         table[tiny.GROUP] = group
         table[tiny.REGION_ROWS], table[tiny.REGION_COLUMNS] = rows, columns
         table[tiny.THREAD_SCRATCH] = self.thread_bytes
@@ -159,7 +176,7 @@ class WinogradWeightProblem:
         # a multiple of the unrolling
         group = GROUP_BYTES // (winograd.POINTS * tile) // 4 * 4
         points = winograd.POINTS * (group * tile + sums_bytes(rows, columns))
-        self.thread_bytes = align(winograd.PATCH_BYTES + points)
+        self.thread_bytes = align(winograd.PATCH_BYTES + line_bytes(columns, 9) + points)
 
         self._table = table = _table(winograd, layer)
         table[winograd.TILE_HEIGHT], table[winograd.TILE_WIDTH] = self.tiles

@@ -14,13 +14,13 @@ from .parallel import FIRST, helper, kernel, next_item
 from .vector import VECTOR_BYTES, load_int
 from .weight_parts import (
     clear_tail,
+    line_bytes,
     multiply_rows,
     padded,
     row_bytes,
     sums_bytes,
     vector_rows,
-    write_tap,
-    zero_floats,
+    write_filters,
 )
 
 (
@@ -38,12 +38,14 @@ from .weight_parts import (
     OUT_WIDTH,
     OUT_CHANNELS,
     TAPS,
+    USED,
+    USED_COUNT,
     STEP,
     PADDING,
     REGION_ROWS,
     REGION_COLUMNS,
     GEMM,
-) = range(FIRST, FIRST + 19)
+) = range(FIRST, FIRST + 21)
 
 
 @helper
@@ -55,25 +57,6 @@ def pack_places(
         target = to + place * group * row
         copy_rows(source + place * channels * 4, places * channels * 4, target, row, count, images)
         clear_tail(target, row, images)
-
-
-@helper
-def places_of(outputs: int, size: int, step: int, first: int) -> int:
-    """Count the outputs along an axis for which a tap that begins at `first` sees the map."""
-    count = 0
-    for i in range(outputs):
-        if 0 <= first + step * i < size:
-            count += 1
-    return count
-
-
-@helper
-def sees_map(table: int, r: int, s: int) -> bool:
-    """Tell whether a tap sees anything but padding."""
-    step, padding = load_int(table, STEP), load_int(table, PADDING)
-    down = places_of(load_int(table, OUT_HEIGHT), load_int(table, HEIGHT), step, r - padding)
-    across = places_of(load_int(table, OUT_WIDTH), load_int(table, WIDTH), step, s - padding)
-    return down * across > 0
 
 
 @helper
@@ -125,8 +108,10 @@ def weight_tiny(table: int, thread: int, threads: int) -> None:
     across = (channels + region_columns - 1) // region_columns
     places = load_int(table, HEIGHT) * load_int(table, WIDTH)
     out_places = load_int(table, OUT_HEIGHT) * load_int(table, OUT_WIDTH)
-    taps = load_int(table, TAPS)
-    a = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    taps, used = load_int(table, TAPS), load_int(table, USED)
+    used_count = load_int(table, USED_COUNT)
+    line = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    a = line + line_bytes(region_columns, taps * taps)
     b = a + out_places * group * row_bytes(region_rows)
     sums = b + places * group * vector_rows(region_columns)
     item = next_item(table)
@@ -136,10 +121,8 @@ def weight_tiny(table: int, thread: int, threads: int) -> None:
         rows = min(region_rows, out_channels - k_first)
         columns = min(region_columns, channels - c_first)
         tap_bytes = sums_bytes(rows, columns)
-        filter_bytes = taps * taps * 4
-        target = load_int(table, WEIGHT) + (k_first * channels + c_first) * filter_bytes
         if all_images == 0:
-            zero_vectors(sums, taps * taps * tap_bytes // VECTOR_BYTES)
+            zero_vectors(sums, used_count * tap_bytes // VECTOR_BYTES)
         for first in range(0, all_images, group):
             images = min(group, all_images - first)
             pack_places(
@@ -162,14 +145,21 @@ def weight_tiny(table: int, thread: int, threads: int) -> None:
                 vector_rows(columns),
                 b,
             )
-            for tap in range(taps * taps):
+            for number in range(used_count):
+                tap = load_int(used, number)
+                place = sums + number * tap_bytes
                 r, s = tap // taps, tap % taps
-                place = sums + tap * tap_bytes
                 add_tap(table, r, s, a, b, images, rows, columns, place, first > 0)
-        for row in range(rows):
-            zero_floats(target + row * channels * filter_bytes, columns * taps * taps)
-        for tap in range(taps * taps):
-            if sees_map(table, tap // taps, tap % taps):
-                place = target + tap * 4
-                write_tap(sums + tap * tap_bytes, rows, columns, place, filter_bytes, channels)
+        write_filters(
+            sums,
+            tap_bytes,
+            taps * taps,
+            used,
+            used_count,
+            rows,
+            columns,
+            load_int(table, WEIGHT) + (k_first * channels + c_first) * taps * taps * 4,
+            channels,
+            line,
+        )
         item = next_item(table)

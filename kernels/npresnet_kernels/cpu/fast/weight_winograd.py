@@ -14,7 +14,7 @@ channels do so again: that costs less than fetching V and E from another core's 
 shards there are depends on the shape alone; their gradients are added in order.
 """
 
-from .memory import zero_vectors
+from .memory import copy_out, zero_vectors
 from .microkernel import tile_start
 from .parallel import FIRST, helper, kernel, next_item
 from .transforms import call_filter
@@ -22,6 +22,7 @@ from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES, load_int
 from .weight_parts import (
     SUMS_BYTES,
     clear_tail,
+    line_bytes,
     multiply_rows,
     padded,
     row_bytes,
@@ -126,27 +127,27 @@ def transform_group(
 
 
 @helper
-def write_filters(table: int, sums: int, rows: int, columns: int, target: int) -> None:
-    """Write the taps of a region from M; `target` is its first filter."""
+def write_region(table: int, sums: int, rows: int, columns: int, target: int, line: int) -> None:
+    """Write the filters of a region from M, row by row; `line` is scratch for one."""
     channels = load_int(table, CHANNELS)
     point_sums = sums_bytes(rows, columns)
     k_tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
-    for channel in range(0, columns, LANES):
-        cell = sums + channel // TILE_COLUMNS * k_tiles * SUMS_BYTES
-        for k_tile in range(k_tiles):
-            start = tile_start(rows, k_tile)
-            for row in range(tile_start(rows, k_tile + 1) - start):
+    for k_tile in range(k_tiles):
+        start = tile_start(rows, k_tile)
+        for row in range(tile_start(rows, k_tile + 1) - start):
+            for channel in range(0, columns, LANES):
+                cell = sums + (channel // TILE_COLUMNS * k_tiles + k_tile) * SUMS_BYTES
                 call_filter(
                     load_int(table, FILTER_TRANSFORM),
                     cell + row * TILE_COLUMNS * 4 + channel % TILE_COLUMNS * 4,
                     point_sums,
-                    target + ((start + row) * channels + channel) * 36,
+                    line + channel * 36,
                     12,
                     4,
                     36,
                     columns - channel,
                 )
-            cell += SUMS_BYTES
+            copy_out(line, target + (start + row) * channels * 36, columns * 9)
 
 
 @kernel
@@ -159,7 +160,8 @@ def weight_winograd(table: int, thread: int, threads: int) -> None:
     tiles = load_int(table, TILES)
 
     patch = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
-    v = patch + PATCH_BYTES
+    line = patch + PATCH_BYTES
+    v = line + line_bytes(region_columns, 9)
     e = v + POINTS * group * vector_rows(region_columns)
     sums = e + POINTS * group * row_bytes(region_rows)
     item = next_item(table)
@@ -196,5 +198,6 @@ def weight_winograd(table: int, thread: int, threads: int) -> None:
         target = load_int(table, WEIGHT)
         if shards > 1:
             target = load_int(table, PARTIAL) + shard * out_channels * channels * 36
-        write_filters(table, sums, rows, columns, target + (k_first * channels + c_first) * 36)
+        target += (k_first * channels + c_first) * 36
+        write_region(table, sums, rows, columns, target, line)
         item = next_item(table)
