@@ -6,6 +6,8 @@ classes by their position modulo t; each class is a stride-1 convolution of the 
 with those taps that reach it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -112,6 +114,7 @@ class Convolution:
             )
         else:
             grid = Grid(self.output_size, (taps, taps), -self.padding, -self.padding, self.stride)
+            grid, view = _trimmed(grid, view, self.input_size)
             problem = DirectProblem(
                 self.channels_in, self.channels_out, self.input_size, self.output_size, grid
             )
@@ -164,6 +167,7 @@ class Convolution:
                 )
                 if min(places) > 0:
                     size_out = self.input_size
+                    grid, view = _trimmed(grid, view, self.output_size)
                     direct = DirectProblem(
                         self.channels_out, self.channels_in, self.output_size, size_out, grid
                     )
@@ -251,6 +255,27 @@ class Convolution:
     def grad_weight(self, x: Floats, grad_y: Floats, grad_weight: Floats, scratch: Floats) -> None:
         """Compute the gradient of the weights (K, C, R, S) from x and that of y."""
         self._weight.run(x, grad_y, grad_weight, scratch)
+
+
+def _trimmed(grid: Grid, view: WeightView, size: tuple[int, int]) -> tuple[Grid, WeightView]:
+    """Return both without the outer taps that see only padding: their weights are never read."""
+    seen = []
+    for first, count, all_taps, extent in zip(
+        (grid.top, grid.left), grid.grid, grid.taps, size, strict=True
+    ):
+        used = [
+            tap
+            for tap in range(all_taps)
+            if any(0 <= first + grid.step * i + tap < extent for i in range(count))
+        ]
+        seen.append((used[0], used[-1] + 1 - used[0]) if used else (0, 0))
+    (row, rows), (column, columns) = seen
+    taps = (rows, columns) if min(rows, columns) else (0, 0)
+    offset = view.offset + row * view.row_step + column * view.tap_step
+    return (
+        replace(grid, taps=taps, top=grid.top + row, left=grid.left + column),
+        replace(view, offset=offset),
+    )
 
 
 def _aligned_floats(count: int) -> int:
