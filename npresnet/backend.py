@@ -20,14 +20,18 @@ from typing import Any, cast
 
 import numpy as np
 
-from npresnet.errors import BackendError
+from npresnet.errors import BackendError, DeviceMemoryError
 from npresnet_kernels.contract import Array, KernelSet
 
 __all__ = [
     "Backend",
+    "cuda_devices",
     "current_backend",
     "for_arrays",
+    "for_data",
+    "from_dlpack",
     "get_backend",
+    "in_main_memory",
     "resolve",
     "set_backend",
     "use_backend",
@@ -70,9 +74,21 @@ class Backend:
         return None
 
     @property
+    def can_plan(self) -> bool:
+        """Whether plans can run here: what can't is run eagerly."""
+        return True
+
+    @property
     def xp(self) -> Any:
         """The array module: numpy here, cupy on a GPU."""
         return np
+
+    def scope(self) -> contextlib.AbstractContextManager[None]:
+        """Enter this before arrays are made or computed with: on a GPU it makes the device current.
+
+        What fails on the device comes out as an error of npresnet's.
+        """
+        return _NO_SCOPE
 
     @property
     def device(self) -> str:
@@ -120,31 +136,17 @@ class _GpuBackend(Backend):
     def __init__(self, index: int) -> None:
         super().__init__(f"gpu:{index}")
         self.index = index
+        discovery = importlib.import_module("npresnet_kernels.gpu.discovery")
         try:
-            self._cupy = importlib.import_module("cupy")
-        except Exception as error:
-            raise BackendError(
-                f"backend 'gpu' needs CuPy, which can't be imported ({error}): "
-                "pip install 'npresnet[gpu]', or use backend 'cpu'"
-            ) from None
-        try:
-            count = int(self._cupy.cuda.runtime.getDeviceCount())
-        except Exception as error:
-            raise BackendError(
-                f"backend 'gpu' found no usable CUDA device ({error}): "
-                "check the driver with nvidia-smi, or use backend 'cpu'"
-            ) from None
-        if not 0 <= index < count:
-            raise BackendError(
-                f"backend 'gpu:{index}' asks for CUDA device {index}, but this machine has "
-                f"{count} (numbered from 0)"
-            )
-        try:
-            self._kernels = cast(KernelSet, importlib.import_module("npresnet_kernels.gpu"))
-        except ModuleNotFoundError:
-            raise BackendError(
-                "this version of npresnet has no GPU kernels yet: use backend 'cpu'"
-            ) from None
+            self._cupy = discovery.usable(index)
+        except RuntimeError as error:
+            raise BackendError(f"backend 'gpu:{index}' can't be used: {error}") from None
+        self._kernels = cast(KernelSet, importlib.import_module("npresnet_kernels.gpu"))
+        self._device = importlib.import_module("npresnet_kernels.gpu.device")
+
+    @property
+    def can_plan(self) -> bool:
+        return self.plan_kernels is not None
 
     @property
     def xp(self) -> Any:
@@ -154,17 +156,45 @@ class _GpuBackend(Backend):
     def device(self) -> str:
         return self.name
 
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        try:
+            with self._cupy.cuda.Device(self.index):
+                yield
+        except self._device.DeviceMemoryError as error:
+            raise DeviceMemoryError(str(error)) from None
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            with self._cupy.cuda.Device(self.index):
+                self._device.release_memory()
+                asked = re.search(r"[\d,]+ bytes", str(error))
+                text = self._device.out_of_memory(asked[0] if asked else "more")
+            raise DeviceMemoryError(text) from None
+        except self._device.DeviceError as error:
+            raise BackendError(str(error)) from error
+        except Exception as error:
+            if type(error).__module__.startswith(("cupy", "cupy_backends")):
+                raise BackendError(f"{self.name}: {type(error).__name__}: {error}") from error
+            raise
+
+    def make_current(self) -> None:
+        """Let what this thread computes outside of npresnet's operations run on the device too."""
+        self._cupy.cuda.Device(self.index).use()
+
     def owns(self, array: object) -> bool:
         return isinstance(array, self._cupy.ndarray) and array.device.id == self.index
 
     def asarray(self, value: Any, dtype: Any = None) -> Array:
-        with self._cupy.cuda.Device(self.index):
+        with self.scope():
+            if isinstance(value, self._cupy.ndarray) and not self.owns(value):
+                value = value.copy()  # onto the current device
             return cast(Array, self._cupy.asarray(value, dtype=dtype))
 
     def to_numpy(self, array: Array) -> Array:
-        return cast(Array, self._cupy.asnumpy(array))
+        with self.scope():
+            return cast(Array, self._cupy.asnumpy(array))
 
 
+_NO_SCOPE = contextlib.nullcontext()
 _lock = threading.Lock()
 _made: dict[str, Backend] = {}
 _default: Backend | None = None
@@ -212,7 +242,7 @@ def get_backend() -> str:
     return current_backend().name
 
 
-def set_backend(name: str) -> None:
+def set_backend(name: str, precision: str | None = None) -> None:
     """Choose the backend for the whole process.
 
     Parameters
@@ -220,6 +250,9 @@ def set_backend(name: str) -> None:
     name : str
         ``"reference"`` (plain NumPy, slow, to be read), ``"cpu"`` (Numba; the default), ``"gpu"``
         or ``"gpu:N"``. The environment variable ``NPRESNET_BACKEND`` sets the one to begin with.
+    precision : {None, "fp32", "tf32"}
+        How a GPU takes float32 products: exactly (None, ``"fp32"``), or in TF32, which keeps 10
+        bits of each factor's mantissa and is several times faster.
 
     Raises
     ------
@@ -227,23 +260,80 @@ def set_backend(name: str) -> None:
         If there is no such backend, or it can't be used on this machine.
     """
     global _default
-    _default = resolve(name)
+    backend = resolve(name)
+    settings = _precision(backend, precision)
+    if isinstance(backend, _GpuBackend):
+        settings.set_precision(precision or "fp32")
+        backend.make_current()
+    _default = backend
 
 
 @contextlib.contextmanager
-def use_backend(name: str | Backend) -> Iterator[None]:
+def use_backend(name: str | Backend, precision: str | None = None) -> Iterator[None]:
     """Choose the backend for a ``with`` block, in this thread only.
+
+    Parameters
+    ----------
+    name, precision
+        As for :func:`set_backend`; a precision that isn't given stays as it is.
 
     Raises
     ------
     BackendError
         If there is no such backend, or it can't be used on this machine.
     """
-    token = _scoped.set(resolve(name))
-    try:
-        yield
-    finally:
-        _scoped.reset(token)
+    backend = resolve(name)
+    settings = _precision(backend, precision)
+    with contextlib.ExitStack() as stack:
+        if isinstance(backend, _GpuBackend):
+            stack.enter_context(backend.xp.cuda.Device(backend.index))
+            if precision is not None:
+                stack.enter_context(settings.use_precision(precision))
+        token = _scoped.set(backend)
+        try:
+            yield
+        finally:
+            _scoped.reset(token)
+
+
+def _precision(backend: Backend, precision: str | None) -> Any:
+    """Return the module that keeps the precision, having checked the one asked for."""
+    if precision not in (None, "fp32", "tf32"):
+        raise BackendError(f"precision must be 'fp32' or 'tf32', got {precision!r}")
+    if isinstance(backend, _GpuBackend):
+        return importlib.import_module("npresnet_kernels.gpu.precision")
+    if precision == "tf32":
+        raise BackendError(f"precision 'tf32' needs backend 'gpu', got {backend.name!r}")
+    return None
+
+
+def for_data(value: object) -> Backend:
+    """Return the backend for numbers that a user gives: an array on a device stays there.
+
+    NumPy arrays, numbers and sequences go to the backend in force.
+    """
+    backend = current_backend()
+    if backend.owns(value) or not _on_device(value):
+        return backend
+    return resolve(_home(value))
+
+
+def from_dlpack(value: Any) -> Array:
+    """Return the memory of another library's array as an array, without a copy.
+
+    Raises
+    ------
+    BackendError
+        If it lives where npresnet has no backend, or that can't be used.
+    """
+    kind, index = value.__dlpack_device__()
+    if kind == 1:  # kDLCPU
+        return np.from_dlpack(value)
+    if kind not in (2, 13):  # kDLCUDA, kDLCUDAManaged
+        raise BackendError(f"from_dlpack takes arrays of the CPU or of a CUDA device, got {kind=}")
+    backend = resolve(f"gpu:{index}")
+    with backend.scope():
+        return cast(Array, backend.xp.from_dlpack(value))
 
 
 def for_arrays(arrays: Iterable[Array | None]) -> Backend:
@@ -274,11 +364,40 @@ def for_arrays(arrays: Iterable[Array | None]) -> Backend:
     return resolve(next(iter(places)))
 
 
-def _home(array: object) -> str:
+def cuda_devices() -> list[Any]:
+    """Return what is known of each CUDA device, usable or not.
+
+    Returns
+    -------
+    list of npresnet_kernels.gpu.discovery.DeviceReport
+        With index, name, capability, free and total bytes, and the problem, if there is one.
+
+    Raises
+    ------
+    BackendError
+        If there is none, or none can be reached; the message says why.
+    """
+    discovery = importlib.import_module("npresnet_kernels.gpu.discovery")
+    try:
+        return list(discovery.reports())
+    except RuntimeError as error:
+        raise BackendError(str(error)) from None
+
+
+def in_main_memory(value: Any) -> Any:
+    """Return a GPU's array as a NumPy array; anything else as it is."""
+    return resolve(_home(value)).to_numpy(value) if _on_device(value) else value
+
+
+def _on_device(value: object) -> bool:
+    """Whether ``value`` is an array on a GPU."""
+    return hasattr(value, "get") and hasattr(getattr(value, "device", None), "id")
+
+
+def _home(array: Any) -> str:
     """Return where ``array`` lives: ``"cpu"`` or ``"gpu:N"``."""
     if isinstance(array, np.ndarray):
         return "cpu"
-    device = getattr(array, "device", None)
-    if hasattr(array, "get") and device is not None and hasattr(device, "id"):
-        return f"gpu:{device.id}"
+    if _on_device(array):
+        return f"gpu:{array.device.id}"
     raise BackendError(f"expected a NumPy or CuPy array, got {type(array).__name__}")

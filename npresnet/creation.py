@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from npresnet import backend as switch
 from npresnet import elementary
-from npresnet.backend import current_backend
-from npresnet.errors import ShapeError
+from npresnet.backend import Backend, current_backend, for_arrays
+from npresnet.errors import DtypeError, ShapeError
 from npresnet.random import generator
 from npresnet.tensor import ArrayLike, Tensor, _sizes, apply, as_tensor
+from npresnet_kernels.contract import Shape
 
 __all__ = [
     "arange",
@@ -19,6 +21,7 @@ __all__ = [
     "cat",
     "empty",
     "flatten",
+    "from_dlpack",
     "from_numpy",
     "full",
     "matmul",
@@ -43,8 +46,14 @@ def full(
     size: Sequence[int], fill_value: float, dtype: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Return a tensor of shape ``size`` filled with one value; float32 unless said."""
-    data = current_backend().xp.full(_sizes((size,)), fill_value, dtype=dtype or np.float32)
-    return Tensor(data, requires_grad)
+    return _filled(current_backend(), _sizes((size,)), fill_value, dtype, requires_grad)
+
+
+def _filled(
+    backend: Backend, size: Shape, fill_value: float, dtype: Any, requires_grad: bool = False
+) -> Tensor:
+    with backend.scope():
+        return Tensor(backend.xp.full(size, fill_value, dtype=dtype or np.float32), requires_grad)
 
 
 def zeros(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -63,13 +72,13 @@ def empty(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 
 def zeros_like(input: Tensor) -> Tensor:
-    """Return zeros of the shape and dtype of ``input``."""
-    return zeros(input.shape, dtype=input.dtype)
+    """Return zeros of the shape and dtype of ``input``, where it lives."""
+    return _filled(for_arrays([input.data]), input.shape, 0, input.dtype)
 
 
 def ones_like(input: Tensor) -> Tensor:
-    """Return ones of the shape and dtype of ``input``."""
-    return ones(input.shape, dtype=input.dtype)
+    """Return ones of the shape and dtype of ``input``, where it lives."""
+    return _filled(for_arrays([input.data]), input.shape, 1, input.dtype)
 
 
 def _random(values: Any, dtype: Any, requires_grad: bool) -> Tensor:
@@ -105,6 +114,28 @@ def arange(*bounds: float, dtype: Any = None) -> Tensor:
 def from_numpy(array: Any) -> Tensor:
     """Return a tensor around an array, without a copy where it already lives on the backend."""
     return as_tensor(np.asarray(array))
+
+
+def from_dlpack(array: Any) -> Tensor:
+    """Return a tensor on another library's memory, on the CPU or a GPU, without a copy.
+
+    Parameters
+    ----------
+    array : object
+        Anything with ``__dlpack__``: an array of PyTorch, CuPy, JAX, TensorFlow.
+
+    Raises
+    ------
+    DtypeError
+        If it has no ``__dlpack__``.
+    BackendError
+        If it lives where npresnet has no backend.
+    """
+    if not hasattr(array, "__dlpack__") or not hasattr(array, "__dlpack_device__"):
+        raise DtypeError(
+            f"from_dlpack expected an array with __dlpack__, got {type(array).__name__}"
+        )
+    return Tensor(switch.from_dlpack(array))
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:

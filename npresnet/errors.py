@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "BackendError",
     "DataError",
+    "DeviceMemoryError",
     "DtypeError",
     "ExtraError",
     "GraphError",
@@ -41,6 +42,10 @@ class RangeError(NpresnetError, ValueError):
 
 class BackendError(NpresnetError, RuntimeError):
     """A backend is unknown or unavailable, or arrays of two backends were mixed."""
+
+
+class DeviceMemoryError(BackendError, MemoryError):
+    """A GPU has no room for an array; what was computed before is whole."""
 
 
 class WeightsError(NpresnetError, ValueError):

@@ -158,20 +158,21 @@ def walk_back(root: Node, grad: Array, retain_graph: bool = False) -> None:
                 f"backward went through this graph already, and what {node.operation.name} saved "
                 "is freed: call backward(retain_graph=True) the first time"
             )
-        parent_grads: Sequence[Array | None] = node.operation.backward(context, grad)
-        if not retain_graph:
-            node.context = None
-        for parent, parent_grad in zip(node.parents, parent_grads, strict=True):
-            if parent is None or parent_grad is None:
-                continue
-            parent_grad = context.xp.asarray(parent_grad)  # NumPy makes scalars of 0-d results
-            if not isinstance(parent, Node):
-                parent.accumulate(parent_grad, shared=node.operation.returns_views)
-            elif parent in grads:
-                grads[parent] = context.add(grads[parent], parent_grad)
-            else:
-                grads[parent] = parent_grad
-                heapq.heappush(waiting, (-parent.order, parent))
+        with context.backend.scope():
+            parent_grads: Sequence[Array | None] = node.operation.backward(context, grad)
+            if not retain_graph:
+                node.context = None
+            for parent, parent_grad in zip(node.parents, parent_grads, strict=True):
+                if parent is None or parent_grad is None:
+                    continue
+                parent_grad = context.xp.asarray(parent_grad)  # NumPy makes scalars of 0-d results
+                if not isinstance(parent, Node):
+                    parent.accumulate(parent_grad, shared=node.operation.returns_views)
+                elif parent in grads:
+                    grads[parent] = context.add(grads[parent], parent_grad)
+                else:
+                    grads[parent] = parent_grad
+                    heapq.heappush(waiting, (-parent.order, parent))
         # Let go of what this node held before the next one computes.
         del context, parent_grads
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from npresnet import elementary
-from npresnet.backend import current_backend, for_arrays, resolve
+from npresnet.backend import for_arrays, for_data, resolve
 from npresnet.errors import DtypeError, GraphError, RangeError, ShapeError
 from npresnet.tape import Context, Node, Operation, is_grad_enabled, tracer, walk_back
 from npresnet_kernels.contract import Array, Shape
@@ -147,6 +147,12 @@ class Tensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.data.__dlpack_device__()
+
     def item(self) -> Any:
         """Return the one value of a tensor with one element as a Python number.
 
@@ -220,7 +226,8 @@ class Tensor:
                     f"backward() of a tensor with shape {self.shape} needs grad, an array of that "
                     "shape; only one element can do without"
                 )
-            seed: Array = backend.xp.ones_like(self.data)
+            with backend.scope():
+                seed: Array = backend.xp.ones_like(self.data)
         else:
             values = grad.data if isinstance(grad, Tensor) else grad
             seed = backend.asarray(values).astype(self.dtype, copy=False)
@@ -573,8 +580,11 @@ def as_tensor(data: ArrayLike) -> Tensor:
 
 
 def _array(data: ArrayLike, dtype: Any = None) -> Array:
-    """Return numbers as an array of the backend in force, torch's default dtypes."""
-    backend = current_backend()
+    """Return numbers as an array, on the device they live on or else of the backend in force.
+
+    Dtypes are torch's.
+    """
+    backend = for_data(data)
     if backend.owns(data):
         array = cast(Array, data)
     else:
@@ -606,8 +616,9 @@ def record(
     enabled = is_grad_enabled()
     needs_grad = tuple(enabled and t is not None and t.requires_grad for t in inputs)
     context = Context(backend, needs_grad)
-    # asarray: NumPy makes scalars of what has no dimensions
-    output = Tensor(backend.xp.asarray(operation.forward(context, *arrays, **attributes)))
+    with backend.scope():
+        # asarray: NumPy makes scalars of what has no dimensions
+        output = Tensor(backend.xp.asarray(operation.forward(context, *arrays, **attributes)))
     if True in needs_grad and output.dtype.kind == "f":
         output.requires_grad = True
         parents = tuple(

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import settings
 
 import npresnet as nr
+from tests.shim import build
+from tests.shim.backend import gpu_on_host
 
 # Compiling a kernel on first use takes longer than hypothesis's usual deadline.
 settings.register_profile("npresnet", deadline=None, derandomize=True)
@@ -19,7 +21,20 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(params=["reference", "cpu"])
-def backend(request):
-    """Run the test once a kernel set."""
+def host_backend(request):
+    """Run the test once a kernel set of the CPU."""
     with nr.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(params=["reference", "cpu", "gpu"])
+def backend(request):
+    """Run the test once a kernel set; the gpu set on the host, through the shim."""
+    if request.param != "gpu":
+        with nr.use_backend(request.param):
+            yield request.param
+    elif build.compiler() is None:
+        pytest.skip("the gpu kernels run on the host through g++, which isn't here")
+    else:
+        with gpu_on_host():
+            yield "gpu"

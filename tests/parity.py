@@ -19,7 +19,8 @@ ROUNDINGS = 8 * float(np.finfo(np.float32).eps)
 
 def relative_error(value: Any, truth: Any) -> float:
     """Largest error, relative to the largest true value; NaN and inf must match exactly."""
-    value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
+    value = value if isinstance(value, np.ndarray) else to_numpy(value)
+    value, truth = value.astype(np.float64), np.asarray(truth, np.float64)
     assert value.shape == truth.shape, f"shape {value.shape}, expected {truth.shape}"
     finite = np.isfinite(truth)
     np.testing.assert_array_equal(value[~finite], truth[~finite])
@@ -33,15 +34,25 @@ def run_npresnet(
     function: Callable[..., Any], inputs: Sequence[np.ndarray], dtype: Any, grad: np.ndarray | None
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the gradients of all inputs, and the output."""
-    tensors = [nr.Tensor(np.array(x, dtype), requires_grad=True) for x in inputs]
-    before = [t.data.copy() for t in tensors]
+    tensors = [nr.tensor(np.array(x, dtype), requires_grad=True) for x in inputs]
+    before = [np.array(t.numpy()) for t in tensors]
     output = function(*tensors)
     assert output.dtype == dtype
     output.backward(None if grad is None else grad.astype(dtype))
     for tensor, old in zip(tensors, before, strict=True):
-        np.testing.assert_array_equal(tensor.data, old, "an input was changed")
+        np.testing.assert_array_equal(tensor.numpy(), old, "an input was changed")
         assert tensor.grad is None or tensor.grad.dtype == dtype
-    return [np.zeros_like(t.data) if t.grad is None else t.grad for t in tensors], output.numpy()
+    return [grad_of(t) for t in tensors], output.numpy()
+
+
+def grad_of(tensor: nr.Tensor) -> np.ndarray:
+    """The gradient that a tensor collected, as a NumPy array; 0 if none came."""
+    return np.zeros(tensor.shape, tensor.dtype) if tensor.grad is None else to_numpy(tensor.grad)
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """An array of any backend, or of torch, as a NumPy array."""
+    return nr.Tensor(array).numpy() if hasattr(array, "get") else np.asarray(array)
 
 
 def run_torch(

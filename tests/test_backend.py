@@ -58,34 +58,9 @@ def test_unknown(name):
 def test_gpu_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(switch, "_made", {})
-    with pytest.raises(BackendError, match="needs CuPy, which can't be imported"):
+    with pytest.raises(BackendError, match=r"CuPy can't be imported .*npresnet\[cuda13\]"):
         nr.set_backend("gpu")
     assert nr.get_backend() in ("cpu", "reference")
-
-
-def fake_cupy(count):
-    def get_device_count():
-        if count is None:
-            raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
-        return count
-
-    runtime = types.SimpleNamespace(getDeviceCount=get_device_count)
-    return types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime), ndarray=np.ndarray)
-
-
-@pytest.mark.parametrize(
-    ("count", "name", "message"),
-    [
-        (None, "gpu", "found no usable CUDA device .*nvidia-smi"),
-        (0, "gpu", "asks for CUDA device 0, but this machine has 0"),
-        (1, "gpu:3", "asks for CUDA device 3, but this machine has 1"),
-    ],
-)
-def test_gpu_without_a_device(monkeypatch, count, name, message):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(count))
-    monkeypatch.setattr(switch, "_made", {})
-    with pytest.raises(BackendError, match=message):
-        nr.set_backend(name)
 
 
 def test_environment_names_the_first_backend(monkeypatch):

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import npresnet
-from npresnet.cli import convert, evaluate, inspect, predict, summary, train
+from npresnet.cli import convert, devices, evaluate, inspect, predict, summary, train
 from npresnet.errors import NpresnetError
 
 __all__ = ["main"]
 
-_COMMANDS = (train, predict, evaluate, summary, inspect, convert)
+_COMMANDS = (train, predict, evaluate, summary, inspect, convert, devices)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,11 +49,12 @@ def _parser() -> argparse.ArgumentParser:
             epilog=module.EPILOG,
         )
         module.add_arguments(command)
-        command.add_argument(
-            "--backend",
-            metavar="NAME",
-            help="where to compute: cpu (default), reference (plain NumPy), gpu or gpu:N",
-        )
+        if module is not devices:  # it computes nothing
+            command.add_argument(
+                "--backend",
+                metavar="NAME",
+                help="where to compute: cpu (default), reference (plain NumPy), gpu or gpu:N",
+            )
         command.set_defaults(run=module.run)
     return parser
 
@@ -88,9 +89,10 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Run a command; turn what it raises into a line and a status."""
     try:
-        if arguments.backend is not None:
-            npresnet.set_backend(arguments.backend)
-        npresnet.get_backend()  # one that the environment names wrongly is found out first
+        if hasattr(arguments, "backend"):
+            if arguments.backend is not None:
+                npresnet.set_backend(arguments.backend)
+            npresnet.get_backend()  # one that the environment names wrongly is found out first
         status = int(arguments.run(arguments))
         sys.stdout.flush()  # a closed pipe shows here rather than at exit
         return status

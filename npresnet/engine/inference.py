@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npresnet.backend import Backend, for_arrays
+from npresnet.backend import Backend, for_arrays, use_backend
 from npresnet.engine.arena import Arena, ArenaPool
 from npresnet.engine.batch import grows
 from npresnet.engine.graph import INTERMEDIATE, Graph, Node, Value
@@ -29,7 +29,15 @@ from npresnet.tape import no_grad
 from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array
 
-__all__ = ["EagerPlan", "InferencePlan", "checked_shape", "compile", "home", "received"]
+__all__ = [
+    "EagerPlan",
+    "InferencePlan",
+    "checked_shape",
+    "compile",
+    "home",
+    "plannable",
+    "received",
+]
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -53,6 +61,16 @@ def home(model: Module) -> tuple[Backend, np.dtype[Any]]:
     tensors = [*model.parameters(), *model.buffers()]
     floats = [t.dtype for t in tensors if t.dtype.kind == "f"]
     return for_arrays([t.data for t in tensors]), floats[0] if floats else np.dtype(np.float32)
+
+
+def plannable(model: Module) -> None:
+    """Raise a GraphError if the backend that a model lives on can't run plans."""
+    backend = home(model)[0]
+    if not backend.can_plan:
+        raise GraphError(
+            f"backend {backend.name!r} has no plans: call the model itself, or pass "
+            'fallback="eager" for something that is called like a plan'
+        )
 
 
 def received(x: Any, shape: tuple[int, ...], dtype: Any, backend: Backend) -> Array:
@@ -276,12 +294,12 @@ class InferencePlan:
 
 
 class EagerPlan:
-    """A model that can't be traced, called like a plan.
+    """A model that can't be traced, or whose backend has no plans, called like a plan.
 
     Attributes
     ----------
     reason : str
-        Why it can't be traced.
+        Why there is no plan.
     """
 
     def __init__(self, model: Module, shape: tuple[int, ...], reason: str) -> None:
@@ -296,7 +314,7 @@ class EagerPlan:
         modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
         try:
-            with no_grad():
+            with no_grad(), use_backend(self.backend):
                 output = self._model(Tensor(array))
         finally:
             for module, mode in modes:
@@ -351,6 +369,7 @@ def compile(
         raise RangeError(f"fallback must be None or 'eager', got {fallback!r}")
     sizes = checked_shape(shape)
     try:
+        plannable(model)
         return InferencePlan(model, sizes, algorithm)
     except GraphError as error:
         if fallback is None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from npresnet.backend import Backend
+from npresnet.backend import Backend, use_backend
 from npresnet.engine.arena import Arena
 from npresnet.engine.graph import Graph, Value
-from npresnet.engine.inference import checked_shape, entered, home, received
+from npresnet.engine.inference import checked_shape, entered, home, plannable, received
 from npresnet.engine.kernels import PlanKernels
 from npresnet.engine.passes.choose_algorithm import choose_algorithm
 from npresnet.engine.passes.fuse_normalise import fuse_normalise
@@ -68,9 +68,10 @@ class EagerStep:
         """Take one step; arguments and result as of a plan."""
         array = received(x, self.shape, self.dtype, self.backend)
         self._optimizer.zero_grad()
-        value = _loss_of(self._loss, self._model(Tensor(array)), y)
-        value.backward()
-        self._optimizer.step()
+        with use_backend(self.backend):
+            value = _loss_of(self._loss, self._model(Tensor(array)), y)
+            value.backward()
+            self._optimizer.step()
         self._optimizer.zero_grad()
         return float(value)
 
@@ -398,6 +399,7 @@ def compile_step(
         raise RangeError(f"fallback must be None or 'eager', got {fallback!r}")
     sizes = checked_shape(shape)
     try:
+        plannable(model)
         return TrainingPlan(model, loss, optimizer, sizes, algorithm)
     except GraphError as error:
         if fallback is None:

@@ -105,8 +105,11 @@ def batch_norm(
         statistics in evaluation.
     """
     x = as_tensor(input)
-    mean, var, w, b = (
-        None if t is None else as_tensor(t) for t in (running_mean, running_var, weight, bias)
+    w, b = (None if t is None else as_tensor(t) for t in (weight, bias))
+    # an array that is changed stays where it is
+    mean, var = (
+        Tensor(t) if hasattr(t, "dtype") and not isinstance(t, Tensor) else t
+        for t in (running_mean, running_var)
     )
     if x.ndim not in (2, 4):
         raise ShapeError(f"batch_norm expected (N, C, H, W) or (N, C), got shape {x.shape}")

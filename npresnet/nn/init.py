@@ -48,8 +48,10 @@ def skip_random() -> Iterator[None]:
         _skipping.reset(token)
 
 
-def _fill(tensor: Tensor, values: Array) -> Tensor:
-    tensor.data[...] = for_arrays([tensor.data]).asarray(values.astype(tensor.dtype))
+def _fill(tensor: Tensor, values: Array | float) -> Tensor:
+    backend = for_arrays([tensor.data])
+    with backend.scope():
+        tensor.data[...] = backend.asarray(values, dtype=tensor.dtype)
     tensor._version += 1
     return tensor
 
@@ -94,9 +96,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with one value."""
-    tensor.data[...] = val
-    tensor._version += 1
-    return tensor
+    return _fill(tensor, val)
 
 
 def zeros_(tensor: Tensor) -> Tensor:

@@ -409,8 +409,9 @@ class Module:
         incompatible = check_state(shapes, given, strict, owner=type(self).__name__)
         for key, array in own.items():
             if key in given:
-                with _lent(given[key]) as value:
-                    array[...] = for_arrays([array]).asarray(value)
+                backend = for_arrays([array])
+                with _lent(given[key]) as value, backend.scope():
+                    array[...] = backend.asarray(value)
         for tensor in (*self.parameters(), *self.buffers()):
             tensor._version += 1
         return incompatible

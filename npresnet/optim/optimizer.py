@@ -142,7 +142,8 @@ class Optimizer:
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
-                    self.update(param, param.grad, self.state[param], group)
+                    with for_arrays([param.data]).scope():
+                        self.update(param, param.grad, self.state[param], group)
                     param._version += 1
         self.has_stepped = True
         return loss
@@ -213,7 +214,10 @@ def _remembered(optimizer: str, key: str, value: Any, param: Tensor) -> Any:
     """A value of the saved memory as the optimizer keeps it: an own array beside the tensor."""
     if value is None or isinstance(value, int | float):
         return value
-    array = value.data if isinstance(value, Tensor) else np.asarray(value)
+    backend = for_arrays([param.data])
+    array = value.data if isinstance(value, Tensor) else value
+    if not hasattr(array, "dtype"):
+        array = np.asarray(array)
     if key == "step":  # a tensor without dimensions in torch's state
         return array.item()
     if array.shape != param.shape:
@@ -221,8 +225,9 @@ def _remembered(optimizer: str, key: str, value: Any, param: Tensor) -> Any:
             f"{optimizer} remembers {key!r} of shape {array.shape} for a parameter of shape "
             f"{param.shape}: make the optimizer as it was when it was saved"
         )
-    kept = np.empty_like(param.data)
-    kept[...] = for_arrays([param.data]).asarray(array)
+    with backend.scope():
+        kept = np.empty_like(param.data)
+        kept[...] = backend.asarray(array)
     return kept
 
 

@@ -10,9 +10,9 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from npresnet import models
+from npresnet.backend import in_main_memory
 from npresnet.errors import NpresnetError, WeightsError
 from npresnet.nn import Module, init
 from npresnet.random import seeded
@@ -21,7 +21,6 @@ from npresnet.weights.config import class_names
 from npresnet.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from npresnet.weights.pretrained import METADATA_KEY
 from npresnet.weights.settings import ClassName, ModelSettings
-from npresnet_kernels.contract import Array
 
 __all__ = ["ARCHITECTURES", "build", "load_model", "save_model"]
 
@@ -83,7 +82,7 @@ def save_model(path: str | os.PathLike[str], model: Module, settings: ModelSetti
         text = json.dumps(settings.to_dict(), ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"can't write the settings of {os.fspath(path)!r}: {error}") from None
-    state = {key: _to_numpy(array) for key, array in model.state_dict().items()}
+    state = {key: in_main_memory(array) for key, array in model.state_dict().items()}
     save_file(state, path, {METADATA_KEY: text})
 
 
@@ -140,11 +139,6 @@ def load_model(
     except NpresnetError as error:
         raise WeightsError(f"{name!r}: {error}") from None
     return model.eval(), settings
-
-
-def _to_numpy(array: Any) -> Array:
-    """A GPU's array comes to main memory."""
-    return array.get() if hasattr(array, "get") else array  # type: ignore[no-any-return]
 
 
 def _plain_settings(architecture: str, state: WeightFile) -> ModelSettings:

@@ -128,7 +128,7 @@ def evaluate(model: Module | Predictor, loader: Batches) -> Evaluation:
             f"labels run from {truth.min()} to {truth.max()}, but the model has "
             f"{logits.shape[1]} classes: check the data, or train the model for it"
         )
-    loss = float(F.cross_entropy(Tensor(logits), truth).item())
+    loss = float(F.cross_entropy(Tensor(logits), Tensor(truth)).item())
     return Evaluation(loss, truth, probabilities(logits))
 
 

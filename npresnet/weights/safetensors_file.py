@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npresnet.backend import in_main_memory
 from npresnet.errors import WeightsError, WriteError
 from npresnet.weights.atomic import write_aside
 from npresnet.weights.mapped import MappedFile
@@ -197,7 +198,9 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _writable(key: object, value: npt.ArrayLike) -> npt.NDArray[Any]:
     if not isinstance(key, str):
         raise WeightsError(f"state dict keys are text, got {key!r} ({type(key).__name__})")
-    array = np.asarray(value, order="C")  # not ascontiguousarray: that makes 0-d arrays 1-d
+    array = np.asarray(
+        in_main_memory(value), order="C"
+    )  # not ascontiguousarray: that makes 0-d arrays 1-d
     native = array.dtype.newbyteorder("=")
     if native not in _WRITABLE:
         raise WeightsError(

@@ -37,13 +37,13 @@ def make(rng):
 def set_grads(mine, theirs, rng, skip=()):
     for i, (p, q) in enumerate(zip(mine, theirs, strict=True)):
         grad = None if i in skip else rng.standard_normal(p.shape)
-        p.grad = None if grad is None else np.array(grad)
+        p.grad = None if grad is None else nr.tensor(grad).data
         q.grad = None if grad is None else torch.tensor(grad)
 
 
 def assert_same(mine, theirs):
     for p, q in zip(mine, theirs, strict=True):
-        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(p.numpy(), q.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)

@@ -71,11 +71,10 @@ def _guarded(array) -> np.ndarray:
 
 
 def _memory(array):
-    while array is not None and not isinstance(array, _Memory):
+    """The guarded memory that an array is a view of; None if it is none."""
+    while isinstance(array, np.ndarray) and not hasattr(array, "start"):
         array = array.base
-    while isinstance(array, _Memory) and not hasattr(array, "start"):
-        array = array.base
-    return array
+    return array if isinstance(array, _Memory) else None
 
 
 def _check_guards(array: np.ndarray, name: str) -> None:
@@ -247,7 +246,20 @@ def __getattr__(name):
     found = getattr(np, name)
     if isinstance(found, type) or not callable(found):
         return found
-    return lambda *args, **kwargs: _call(found, args, kwargs)
+    return _Function(found)
+
+
+class _Function:
+    """A function of NumPy's, or a method of one of its functions, on the stand-in's arrays."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def __call__(self, *args, **kwargs):
+        return _call(self._function, args, kwargs)
+
+    def __getattr__(self, name):
+        return _Function(getattr(self._function, name))
 
 
 def empty(shape, dtype=float, order="C"):
@@ -401,11 +413,10 @@ def _argument(value) -> tuple[str, bytes]:
 @contextlib.contextmanager
 def installed():
     """Let ``import cupy`` find the stand-in."""
-    before = sys.modules.get("cupy", _module)
+    before = {"cupy": sys.modules["cupy"]} if "cupy" in sys.modules else {}
     sys.modules["cupy"] = _module
     try:
         yield _module
     finally:
         del sys.modules["cupy"]
-        if before is not _module:
-            sys.modules["cupy"] = before
+        sys.modules.update(before)

@@ -19,7 +19,18 @@ from npresnet_kernels.contract import Array, Shape
 from npresnet_kernels.gpu.errors import DeviceError, DeviceMemoryError
 from npresnet_kernels.gpu.source import read_source
 
-__all__ = ["THREADS", "array_module", "blocks", "empty", "launch", "scalar_type"]
+__all__ = [
+    "THREADS",
+    "DeviceError",
+    "DeviceMemoryError",
+    "array_module",
+    "blocks",
+    "empty",
+    "launch",
+    "out_of_memory",
+    "release_memory",
+    "scalar_type",
+]
 
 THREADS = 256
 """Threads a block, where a kernel has no wish of its own."""

@@ -1,0 +1,398 @@
+"""``set_backend("gpu")`` from end to end, on a machine whose GPUs are the host shim's."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import npresnet as nr
+from npresnet import backend as switch
+from npresnet import nn
+from npresnet.cli import main
+from npresnet.errors import BackendError, DeviceMemoryError, GraphError
+from npresnet.training import evaluate
+from npresnet.training.loop import TrainStep, smoothed_cross_entropy
+from npresnet.weights import load_file, save_file
+from npresnet_kernels.gpu import discovery
+from npresnet_kernels.gpu.precision import get_precision
+from tests.parity import to_numpy
+from tests.shim import build, fake_cupy
+from tests.shim.backend import gpu_machine
+from tests.tiny import Tiny, registered
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the host shim needs g++")
+
+
+@pytest.fixture
+def machine():
+    """A machine with two GPUs; the backend in force stays the CPU's."""
+    with gpu_machine(), nr.use_backend("cpu"):
+        yield
+
+
+def problem(rng, images=6):
+    return rng.standard_normal((images, 3, 9, 9)).astype(np.float32), rng.integers(0, 4, images)
+
+
+def steps(name, x, y, move=False):
+    """Losses and weights of a few steps; the model is made there, or made here and moved."""
+    nr.manual_seed(1)
+    with nr.use_backend("cpu" if move else name):
+        model = Tiny(num_classes=4)
+    if move:
+        model.to(name)
+    with nr.use_backend(name):
+        optimizer = nr.optim.AdamW(model.parameters(), lr=0.01)
+        losses = []
+        for _ in range(4):
+            loss = nr.functional.cross_entropy(model(nr.tensor(x)), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses, model
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu:1"])
+@pytest.mark.parametrize("move", [False, True])
+def test_training_is_the_same_as_on_the_cpu(machine, name, move, rng):
+    x, y = problem(rng)
+    known, twin = steps("cpu", x, y)
+    losses, model = steps(name, x, y, move)
+    np.testing.assert_allclose(losses, known, rtol=1e-5)
+    assert losses[-1] < losses[0]
+    for (key, value), other in zip(
+        model.state_dict().items(), twin.state_dict().values(), strict=True
+    ):
+        assert isinstance(value, fake_cupy.ndarray), key
+        np.testing.assert_allclose(to_numpy(value), other, rtol=1e-3, atol=1e-5)
+    assert model.fc.weight.device == ("gpu:1" if name == "gpu:1" else "gpu:0")
+    assert model.to("cpu").fc.weight.device == "cpu"
+
+
+def test_random_numbers_do_not_depend_on_the_device(machine):
+    states = []
+    for name in ("cpu", "gpu"):
+        nr.manual_seed(7)
+        with nr.use_backend(name):
+            states.append([Tiny().fc.weight.numpy(), nr.randn(3).numpy(), nr.rand(2).numpy()])
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_whole_network_in_float16_float32_and_float64(machine, rng):
+    nr.manual_seed(0)
+    model = nr.resnet18(num_classes=3, in_chans=1, small_input=True).eval()
+    x = rng.standard_normal((2, 1, 8, 8)).astype(np.float32)
+    with nr.no_grad():
+        truth = model.double()(nr.tensor(x).double()).numpy()
+        model.to("gpu")
+        for dtype, bound in (("float64", 1e-12), ("float32", 1e-5), ("float16", 1e-2)):
+            output = model.to(dtype)(nr.tensor(x).to("gpu").to(dtype))
+            assert output.dtype == dtype
+            assert output.device == "gpu:0"
+            error = np.abs(output.numpy() - truth).max() / np.abs(truth).max()
+            assert error <= bound
+
+
+def test_arrays_stay_where_they_are(machine, rng):
+    x = rng.standard_normal((2, 3)).astype(np.float32)
+    on_device = fake_cupy.asarray(x)
+    tensor = nr.tensor(on_device)
+    assert tensor.device == "gpu:0"
+    assert isinstance((tensor * 2).data, fake_cupy.ndarray)
+    assert isinstance(nr.relu(on_device).data, fake_cupy.ndarray)
+    assert nr.zeros_like(tensor).device == "gpu:0"
+    assert nr.relu(x).device == "cpu"
+    with nr.use_backend("gpu:1"):
+        assert nr.relu(on_device).device == "gpu:0"
+        assert nr.tensor(x).device == "gpu:1"
+        assert nr.Tensor(x).device == "cpu"
+
+
+def test_mixed_devices_are_an_error(machine, rng):
+    x = rng.standard_normal((2, 3)).astype(np.float32)
+    layer = nn.Linear(3, 2).to("gpu:1")
+    for other, place in ((x, "cpu"), (nr.tensor(x).to("gpu"), "gpu:0")):
+        with pytest.raises(
+            BackendError,
+            match=rf'one input lives on the {place}, another on gpu:1: call model.to\("{place}"\) '
+            r'or tensor.to\("gpu:1"\)',
+        ):
+            layer(other)
+    with pytest.raises(BackendError, match="one input lives on"):
+        nr.functional.batch_norm(
+            nr.ones(2, 3).to("gpu"), np.zeros(3, np.float32), np.ones(3, np.float32), training=True
+        )
+    assert nr.tensor(x).to("gpu").to("gpu:1").device == "gpu:1"
+
+
+def test_dlpack_without_copies(machine):
+    on_device = fake_cupy.asarray(np.arange(4.0))
+    tensor = nr.from_dlpack(on_device)
+    assert tensor.device == "gpu:0"
+    on_device[...] = 7
+    assert tensor.tolist() == [7] * 4
+    assert tensor.__dlpack_device__() == (2, 0)
+    back = fake_cupy.from_dlpack(tensor.data)
+    assert back.data.ptr == on_device.data.ptr
+    host = torch.arange(3.0)
+    tensor = nr.from_dlpack(host)
+    assert tensor.device == "cpu"
+    host[0] = 5
+    assert tensor.tolist() == [5, 1, 2]
+    again = torch.from_dlpack(tensor)
+    again[1] = 6
+    assert tensor.tolist() == [5, 6, 2]
+
+
+def test_precision(machine, rng):
+    x = nr.tensor(rng.standard_normal((2, 3)).astype(np.float32)).to("gpu")
+    layer = nn.Linear(3, 2).to("gpu")
+
+    def kinds():
+        fake_cupy.products.clear()
+        layer(x)
+        return fake_cupy.products
+
+    assert kinds() == ["fp32"]
+    with nr.use_backend("gpu", precision="tf32"):
+        assert kinds() == ["tf32"]
+        with nr.use_backend("gpu"):
+            assert kinds() == ["tf32"]
+    assert kinds() == ["fp32"]
+    assert fake_cupy.COMPUTE_TYPES == {"float32": "default"}
+    before = nr.get_backend()
+    try:
+        nr.set_backend("gpu", precision="tf32")
+        assert kinds() == ["tf32"]
+        nr.set_backend("gpu")
+        assert get_precision() == "fp32"
+    finally:
+        nr.set_backend(before)
+    with pytest.raises(BackendError, match="precision must be 'fp32' or 'tf32', got 'fp16'"):
+        nr.set_backend("gpu", precision="fp16")
+    with pytest.raises(BackendError, match="'tf32' needs backend 'gpu', got 'cpu'"):
+        nr.set_backend("cpu", precision="tf32")
+
+
+def test_plans_fall_back_to_eager(machine, rng):
+    x, y = problem(rng)
+    model = Tiny(num_classes=4).to("gpu")
+    with pytest.raises(GraphError, match="'gpu:0' has no plans: call the model itself, or pass"):
+        nr.compile(model, x.shape)
+    plan = nr.compile(model, x.shape, fallback="eager")
+    on_device = fake_cupy.asarray(x)
+    logits = plan(on_device)
+    assert isinstance(logits, fake_cupy.ndarray)
+    with pytest.raises(BackendError, match="the input doesn't live on the gpu:0"):
+        plan(x)
+    optimizer = nr.optim.SGD(model.parameters(), lr=0.05)
+    step = TrainStep(model, smoothed_cross_entropy(0.1), optimizer)
+    first, _ = step(x, y)
+    for _ in range(3):
+        loss, logits = step(x, y)
+    assert loss < first
+    assert isinstance(logits, np.ndarray)
+    report = evaluate(model, [(x, y)])
+    assert report.probabilities.shape == (6, 4)
+
+
+def test_classifier(machine, rng):
+    labels = rng.integers(0, 2, 16)
+    labels[:2] = 0, 1
+    images = (rng.integers(0, 60, (16, 8, 8)) + labels[:, None, None] * 150).astype(np.uint8)
+    settings = {"model": "tiny", "epochs": 2, "batch_size": 8, "image_size": 8, "seed": 5}
+    with registered():
+        clf = nr.Classifier(backend="gpu", **settings).fit(images, labels)
+        assert clf.model_.fc.weight.device == "gpu:0"
+        twin = nr.Classifier(backend="cpu", **settings).fit(images, labels)
+        ours, known = clf.predict_proba(images), twin.predict_proba(images)
+    assert isinstance(ours, np.ndarray)
+    np.testing.assert_allclose(ours, known, rtol=1e-3, atol=1e-3)
+
+
+def test_weight_files(machine, tmp_path):
+    model = Tiny().to("gpu")
+    path = tmp_path / "w.safetensors"
+    save_file(model.state_dict(), path)
+    saved = load_file(path)
+    np.testing.assert_array_equal(saved["fc.weight"], model.fc.weight.numpy())
+    other = Tiny().to("gpu:1")
+    other.load_state_dict(saved)
+    np.testing.assert_array_equal(saved["bn1.running_var"], other.bn1.running_var.numpy())
+
+
+def test_commands_and_the_environment(tmp_path, monkeypatch, capsys):
+    """Train on one device, predict on another, by the command."""
+    monkeypatch.setattr(switch, "_default", None)
+    with gpu_machine(), registered():
+        run = tmp_path / "run"
+        options = ["--epochs", "1", "--batch-size", "64", "--image-size", "8", "--model", "tiny"]
+        status = main(["train", "digits", "--out", str(run), "--backend", "gpu", *options])
+        assert status == 0, capsys.readouterr().err
+        assert "backend gpu:0" in capsys.readouterr().out
+        monkeypatch.setattr(switch, "_default", None)
+        monkeypatch.setenv("NPRESNET_BACKEND", "gpu:1")
+        picture = tmp_path / "8.png"
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
+        launched = len(fake_cupy.launched)
+        weights = str(run / "best.safetensors")
+        assert main(["predict", "--weights", weights, str(picture)]) == 0
+        assert nr.get_backend() == "gpu:1"
+        assert len(fake_cupy.launched) > launched
+
+
+def test_out_of_memory_names_sizes_and_leaves_the_model_usable(machine, rng):
+    x, _ = problem(rng)
+    model = Tiny(num_classes=4).to("gpu").eval()
+    inputs = nr.tensor(x).to("gpu")
+    known = model(inputs).numpy()
+    freed = fake_cupy.pool.freed
+    fake_cupy.set_limit(600)
+    try:
+        with pytest.raises(
+            DeviceMemoryError,
+            match=r"asked for 5,832 bytes, [\d,]+ of [\d,]+ bytes are free: use a smaller batch",
+        ) as caught:
+            model(inputs)
+        assert isinstance(caught.value, MemoryError)
+        assert isinstance(caught.value, BackendError)
+        with pytest.raises(DeviceMemoryError, match="asked for 1,000 bytes, "):
+            nr.ones(250).to("cpu").to("gpu")
+        assert fake_cupy.pool.freed >= freed + 2
+    finally:
+        fake_cupy.set_limit()
+    np.testing.assert_array_equal(model(inputs).numpy(), known)
+
+
+def test_memory_that_the_pool_gives_back_is_enough(machine, monkeypatch):
+    monkeypatch.setattr(
+        fake_cupy, "get_default_memory_pool", lambda: type("", (), {"free_all_blocks": relent})
+    )
+    relented = []
+
+    def relent():
+        relented.append(True)
+        fake_cupy.set_limit()
+
+    fake_cupy.set_limit(10)
+    try:
+        x = fake_cupy.ndarray(np.ones(9, np.float32), 0)
+        fake_cupy.set_limit()
+        x = fake_cupy.asarray(np.ones(9, np.float32))
+        fake_cupy.set_limit(10)
+        assert nr.relu(x).tolist() == [1] * 9
+        assert relented == [True]
+    finally:
+        fake_cupy.set_limit()
+
+
+def test_an_error_in_a_kernel_names_it(machine, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered")
+
+    monkeypatch.setattr(fake_cupy.RawKernel, "__call__", fail)
+    with pytest.raises(
+        BackendError,
+        match=r"CUDA kernel relu of elementwise.cu failed with grid \(1,\), block \(256,\), "
+        r"arguments \(float32\[2, 3\], float32\[2, 3\], 6\): CUDA_ERROR_ILLEGAL_ADDRESS.*"
+        "CUDA_LAUNCH_BLOCKING=1",
+    ):
+        nr.relu(nr.ones(2, 3).to("gpu"))
+
+
+def change(monkeypatch, **parts):
+    """Let the machine be another one."""
+    for name, value in parts.items():
+        monkeypatch.setattr(fake_cupy.cuda.runtime, name, value)
+
+
+def no_devices():
+    raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+
+
+def properties(major, minor):
+    return lambda _: {"name": b"Old", "major": major, "minor": minor, "totalGlobalMem": 1}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"driverGetVersion": lambda: 0}, "there is no NVIDIA driver: install one"),
+        ({"getDeviceCount": no_devices}, "no usable CUDA device was found .*--gpus all"),
+        ({"getDeviceCount": lambda: 0}, "has no CUDA device, or CUDA_VISIBLE_DEVICES hides it"),
+        ({"runtimeGetVersion": lambda: 11080}, "CuPy uses CUDA 11.8, npresnet needs 12.0"),
+        ({"driverGetVersion": lambda: 12040}, "knows CUDA up to 12.4, CuPy uses 13.0: update"),
+        (
+            {"getDeviceProperties": properties(7, 0)},
+            "capability 7.0 is too old, .* 7.5",
+        ),
+    ],
+)
+def test_a_machine_that_will_not_do(machine, monkeypatch, parts, message, capsys):
+    change(monkeypatch, **parts)
+    with pytest.raises(BackendError, match=message):
+        nr.set_backend("gpu")
+    assert main(["devices"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("cpu ")
+    assert re.search(message, shown)
+
+
+def test_devices_command(machine, capsys, monkeypatch):
+    monkeypatch.setenv("NPRESNET_BACKEND", "nonsense")  # looking needs no backend
+    assert main(["devices"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == ("gpu:0  Host shim, compute capability 9.0, 512.0 of 1024.0 GiB free")
+    assert len(lines) == 3
+
+
+def test_there_is_no_third_device(machine):
+    with pytest.raises(BackendError, match=r"no CUDA device 2: this machine has 2 \(numbered"):
+        nr.set_backend("gpu:2")
+
+
+def test_two_packages_are_an_error(machine, monkeypatch):
+    monkeypatch.setattr(discovery, "_installed", lambda: ["cupy-cuda12x 14.2", "cupy-cuda13x 14.2"])
+    with pytest.raises(
+        BackendError,
+        match=r"several CuPy packages are installed \(cupy-cuda12x 14.2, cupy-cuda13x 14.2\).*pip "
+        r"uninstall cupy-cuda12x cupy-cuda13x, then pip install 'npresnet\[cuda13\]'",
+    ):
+        nr.set_backend("gpu")
+
+
+def test_no_compiler(machine, monkeypatch):
+    def missing():
+        raise RuntimeError("libnvrtc.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(
+        fake_cupy.cuda, "nvrtc", type("", (), {"getVersion": missing}), raising=False
+    )
+    with pytest.raises(BackendError, match=r"NVRTC\) can't be loaded .*npresnet\[cuda13-ctk\]"):
+        nr.set_backend("gpu")
+
+
+def test_optimizer_state_comes_back_to_the_device(machine, rng):
+    x, y = problem(rng)
+    _, model = steps("gpu", x, y)
+    optimizer = nr.optim.AdamW(model.parameters(), lr=0.01)
+    nr.functional.cross_entropy(model(nr.tensor(x).to("gpu")), nr.tensor(y).to("gpu")).backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    on_host = {
+        "state": {
+            n: {k: to_numpy(v) if hasattr(v, "shape") else v for k, v in kept.items()}
+            for n, kept in state["state"].items()
+        },
+        "param_groups": json.loads(json.dumps(state["param_groups"])),
+    }
+    for given in (state, on_host):
+        optimizer.load_state_dict(given)
+        optimizer.step()
