@@ -233,7 +233,10 @@ def truncated(path, tmp_path):
         (["predict", "--weights", "GOOD", "missing.png"], "missing.png"),
         (["predict", "--weights", "GOOD", "--model", "resnet50", "a.png"], "holds a resnet18"),
         (["predict", "--weights", "GOOD", "--backend", "tpu", "a.png"], "unknown backend 'tpu'"),
-        (["predict", "--weights", "GOOD", "--backend", "gpu", "a.png"], "backend 'gpu'"),
+        (
+            ["predict", "--weights", "GOOD", "--backend", "gpu:99", "a.png"],
+            "backend 'gpu:99' can't be used",
+        ),
         (["evaluate", "--weights", "GOOD", "EMPTY"], "EMPTY"),
         (["evaluate", "--weights", "GOOD", "CLASSES"], "classes that the model doesn't know"),
         (["train", "EMPTY", "--out", "OUT"], "EMPTY"),
