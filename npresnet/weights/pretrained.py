@@ -15,7 +15,6 @@ from npresnet.weights.read import WeightFile, open_weights
 from npresnet.weights.safetensors_file import load_metadata
 from npresnet.weights.settings import ModelSettings
 from npresnet.weights.torchvision import is_torchvision_name, torchvision_weights
-from npresnet.weights.url import fetch, is_url, split_hash
 
 __all__ = ["FORMS", "METADATA_KEY", "Found", "Pretrained", "find_weights", "load_pretrained"]
 
@@ -29,6 +28,7 @@ FORMS = (
 METADATA_KEY = "npresnet"
 """Where the header of a ``.safetensors`` file of npresnet's holds its settings, as JSON."""
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".npz", ".bin", ".tar", ".onnx")
 
@@ -108,16 +108,23 @@ def find_weights(
         return _described(Repository(config, Path(name, WEIGHTS)))
     if isinstance(weights, str) and not os.path.exists(name):
         if is_torchvision_name(name):
-            url, digits, settings = torchvision_weights(name, architecture)
-            return Found(fetch(url, digits), settings)
-        if is_url(name):
-            path = fetch(*split_hash(name))
+            address, digits, settings = torchvision_weights(name, architecture)
+            return Found(_fetch(address, digits), settings)
+        if _URL.match(name):
+            path = _fetch(name)
             return Found(path, _own_settings(path))
         if _REPOSITORY.fullmatch(name) and not name.lower().endswith(_SUFFIXES):
             return _described(fetch_repository(name, hub))
         if not name.lower().endswith(_SUFFIXES):
             raise WeightsError(f"there are no weights {name!r}: expected {FORMS}")
     return Found(Path(name), _own_settings(Path(name)))
+
+
+def _fetch(address: str, digits: str | None = None) -> Path:
+    """Fetch a URL whose sha256 is known, or stands behind it."""
+    from npresnet.weights.url import fetch, split_hash  # they bring the network's libraries
+
+    return fetch(address, digits) if digits else fetch(*split_hash(address))
 
 
 def _described(repository: Repository) -> Found:

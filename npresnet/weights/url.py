@@ -22,7 +22,7 @@ from npresnet.errors import RangeError, WeightsError, WriteError
 from npresnet.weights.https import MAX_REDIRECTS, https_opener
 from npresnet_kernels.user_cache import user_cache
 
-__all__ = ["MAX_BYTES", "fetch", "is_offline", "is_url", "split_hash"]
+__all__ = ["MAX_BYTES", "fetch", "is_offline", "split_hash"]
 
 MAX_BYTES = 2 * 2**30
 """Largest file that is fetched; weights of a ResNet-152 take 0.24 GB."""
@@ -32,11 +32,6 @@ TIMEOUT = 10.0
 
 _CHUNK = 2**18
 _TRIES = 5  # connections that may break, while each brings something
-
-
-def is_url(text: str) -> bool:
-    """Tell a URL, of any scheme, from a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
 def is_offline() -> bool:

@@ -139,10 +139,15 @@ def serving(answers: dict[str, Answer], certificate: Any = None) -> Iterator[Any
     try:
         yield server
     finally:
-        server.stop.set()
-        server.shutdown()
-        server.server_close()
+        stop(server)
         thread.join()
+
+
+def stop(server: Any) -> None:
+    """End a server; its port then refuses connections."""
+    server.stop.set()
+    server.shutdown()
+    server.server_close()
 
 
 def make_certificate(folder: Any) -> Any:

@@ -22,7 +22,7 @@ from npresnet.weights import load_pretrained
 from npresnet.weights.config import MAX_CONFIG_BYTES
 from npresnet.weights.hub import HubOptions, fetch_repository
 from tests.weights.fake_hub import COMMIT, entry, fake_hub, refusal, repository
-from tests.weights.servers import breaking, redirect, silent, whole
+from tests.weights.servers import breaking, redirect, silent, stop, whole
 
 STATE = {"fc.weight": np.random.default_rng(1).standard_normal((3, 400)).astype(np.float32)}
 WEIGHTS = save(STATE, {"format": "pt"})
@@ -91,7 +91,7 @@ def test_what_is_in_the_cache_needs_no_network(hub, how, monkeypatch):
     if how == "offline":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     elif how == "down":
-        hub.server_close()
+        stop(hub)
     elif how in ("stalled", "broken"):
         answer = silent if how == "stalled" else refusal(503, "")
         hub.answers.update(dict.fromkeys(hub.answers, answer))
@@ -158,7 +158,7 @@ def test_a_server_that_fails(hub, answer, message):
 
 
 def test_nobody_there(hub, tmp_path):
-    hub.server_close()
+    stop(hub)
     message = refused()
     assert f"can't fetch config.json from {hub.url}/{NAME} (" in message
     assert f"and the cache '{tmp_path / 'cache'}' lacks it: check the connection" in message

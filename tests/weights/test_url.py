@@ -23,6 +23,7 @@ from tests.weights.servers import (
     sha256,
     silent,
     stalling,
+    stop,
     whole,
 )
 
@@ -208,7 +209,7 @@ def test_too_large(server, tmp_path):
 
 
 def test_nobody_there(server, tmp_path):
-    server.server_close()
+    stop(server)
     assert "refused" in refused(server, tmp_path)
 
 
