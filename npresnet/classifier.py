@@ -29,7 +29,7 @@ from npresnet.errors import (
 )
 from npresnet.nn import Module
 from npresnet.random import seeded
-from npresnet.training.checkpoint import load_model, save_model
+from npresnet.training.checkpoint import load_model
 from npresnet.training.datasets import hold_out
 from npresnet.training.evaluate import Evaluation, Predictor, evaluate, probabilities
 from npresnet.training.finetune import start_from
@@ -40,8 +40,10 @@ from npresnet.training.loop import (
     smoothed_cross_entropy,
 )
 from npresnet.training.recipes import RECIPES, SMALL_SIDE, Recipe
+from npresnet.weights.hub import HubOptions
 from npresnet.weights.preprocessing import Preprocessing
 from npresnet.weights.settings import ModelSettings
+from npresnet.weights.sharing import Shareable, save_described
 
 __all__ = ["Classifier"]
 
@@ -64,20 +66,24 @@ _RECIPE_PARAMETERS = (
 _LOOKED_AT = 64  # images whose sizes decide how a new model sees them
 
 
-class Classifier:
+class Classifier(Shareable):
     """A residual network for images, with its preprocessing.
 
     Images come as a list of paths, of Pillow's images or of uint8 arrays (H, W) or (H, W, C); or as
-    one uint8 array (N, H, W) or (N, H, W, C). Labels are any values that can be sorted: names or
-    numbers.
+    one uint8 array (N, H, W) or (N, H, W, C). Paths are read by `npresnet.data.read_image`, which
+    has a limit of 50 megapixels and turns no image: to read otherwise, pass what it returns.
+    Labels are any values that can be sorted: names or numbers.
 
     Parameters
     ----------
     model : str
         ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` or ``"resnet152"``.
-    weights : path, optional
-        A weight file (``.safetensors``, torch's ``.pth`` or ``.npz``). It classifies as it is;
-        `fit` begins with it, under a new head where the classes differ.
+    weights : str or path, optional
+        A weight file (``.safetensors``, torch's ``.pth`` or ``.npz``), or the name of weights to
+        fetch: ``"timm/resnet34.a1_in1k"`` on the Hugging Face Hub, ``"IMAGENET1K_V1"`` of
+        torchvision, ``"https://...#sha256=..."``; see `npresnet.weights.load_pretrained`. Images
+        are prepared as it says. It classifies as it is; `fit` begins with it, under a new head
+        where the classes differ.
     epochs, batch_size, lr, weight_decay, label_smoothing, optimizer, schedule, augment : optional
         Settings of the training, see `npresnet.training.Recipe`; None leaves the default for small
         images or for photographs.
@@ -432,14 +438,21 @@ class Classifier:
         WriteError
             The file can't be written; what it held before is whole.
         """
+        save_described(path, *self._shared())
+
+    def _shared(self) -> tuple[Mapping[str, Any], ModelSettings]:
         model, settings = self._fitted()
         odd = [n for n in settings.classes if not isinstance(n, str | int | float | bool)]
         if odd:
             raise WeightsError(
-                f"can't write {os.fspath(path)!r}: a file holds labels that are text or numbers, "
-                f"not {type(odd[0]).__name__} as {odd[0]!r}"
+                "can't write this classifier: a file holds labels that are text or numbers, not "
+                f"{type(odd[0]).__name__} as {odd[0]!r}"
             )
-        save_model(path, model, settings)
+        return model.state_dict(), settings
+
+    @classmethod
+    def _from_shared(cls: type[Self], name: str, hub: HubOptions, **options: Any) -> Self:
+        return cls._loaded(name, hub, options)
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str], **params: Any) -> Self:
@@ -449,7 +462,7 @@ class Classifier:
         ----------
         path : str or path-like
             Written by `save` or ``npresnet train``; or another ResNet with torchvision's names,
-            with ``model="resnet50"``, say.
+            with ``model="resnet50"``, say; or a name, as for `weights`.
         **params
             Arguments of the constructor.
 
@@ -458,9 +471,18 @@ class Classifier:
         WeightsError
             The file can't be read, or doesn't say what it holds.
         """
-        made = cls(**{"weights": path, **params})
+        return cls._loaded(path, None, params)
+
+    @classmethod
+    def _loaded(
+        cls: type[Self],
+        weights: str | os.PathLike[str],
+        hub: HubOptions | None,
+        params: Mapping[str, Any],
+    ) -> Self:
+        made = cls(**{"weights": weights, **params})
         with made._computing():
-            made._learned(*load_model(path, params.get("model")), [])
+            made._learned(*load_model(weights, params.get("model"), hub=hub), [])
         made.model = made.settings_.architecture
         return made
 

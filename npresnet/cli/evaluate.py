@@ -7,16 +7,19 @@ import json
 from collections.abc import Sequence
 
 from npresnet.cli._numbers import whole
+from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
 from npresnet.training import Evaluation, evaluate_weights
 
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
 HELP = "measure accuracy on labelled images"
 DESCRIPTION = "Classify the test images of a data set and count what is right."
-EPILOG = """\
+EPILOG = f"""\
+{FORMS_OF_WEIGHTS}
 examples:
   npresnet evaluate --weights runs/digits/best.safetensors digits
   npresnet evaluate --weights runs/flowers/best.safetensors flowers --json
+  npresnet evaluate --weights IMAGENET1K_V2 --model resnet50 imagenet/
 """
 
 _WIDEST_TABLE = 20  # classes; a wider confusion table can't be read in a terminal
@@ -24,9 +27,7 @@ _WIDEST_TABLE = 20  # classes; a wider confusion table can't be read in a termin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a .safetensors, .pth or .npz file"
-    )
+    add_weights(parser)
     parser.add_argument("data", metavar="DATA", help="'digits' or a folder, as for train")
     parser.add_argument("--model", metavar="NAME", help="the network, if the file doesn't say")
     parser.add_argument(

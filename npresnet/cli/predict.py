@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import glob
 import io
 import json
@@ -16,21 +17,23 @@ import numpy as np
 
 from npresnet.classifier import Classifier
 from npresnet.cli._numbers import positive_int
-from npresnet.data import IMG_EXTENSIONS, read_image
+from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
+from npresnet.data import IMG_EXTENSIONS, MAX_PIXELS, read_image
 from npresnet.errors import DataError
 
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
 HELP = "name what is on images"
 DESCRIPTION = "Classify images with trained weights; a line an image on standard output."
-EPILOG = """\
-Images are prepared as the weight file says. The digits are white on black: invert a scan of black
+EPILOG = f"""\
+Images are prepared as comes with the weights. The digits are white on black: invert a scan of black
 ink first. An image that can't be read is reported on standard error, the others are still
 classified, and the exit status is 2.
 
+{FORMS_OF_WEIGHTS}
 examples:
   npresnet predict --weights runs/digits/best.safetensors some.png
-  npresnet predict --weights best.safetensors --top-k 3 photos/ 'more/*.jpg'
+  npresnet predict --weights timm/resnet34.a1_in1k --top-k 3 photos/ 'more/*.jpg'
   find . -name '*.png' | npresnet predict --weights best.safetensors --json -
   curl -s https://example.org/cat.jpg | npresnet predict --weights best.safetensors -
 """
@@ -42,9 +45,7 @@ _BATCH = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a .safetensors, .pth or .npz file"
-    )
+    add_weights(parser)
     parser.add_argument(
         "paths",
         nargs="+",
@@ -57,6 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k", type=positive_int, default=1, metavar="K", help="likeliest classes (default 1)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"largest image that is opened, width times height (default {MAX_PIXELS:,})",
+    )
+    parser.add_argument(
+        "--apply-exif-orientation",
+        action="store_true",
+        help="turn images as the camera was held (networks are tested without)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,7 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"npresnet: error: {error}", file=sys.stderr)
 
     waiting: list[tuple[str, Any]] = []
-    for item in _images(arguments.paths, complain):
+    read = functools.partial(
+        read_image,
+        max_pixels=arguments.max_pixels,
+        apply_exif_orientation=arguments.apply_exif_orientation,
+    )
+    for item in _images(arguments.paths, read, complain):
         waiting.append(item)
         if len(waiting) == _BATCH:
             _print_batch(classifier, waiting, arguments, complain)
@@ -80,7 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-def _images(given: list[str], complain: Complaint) -> Iterator[tuple[str, Any]]:
+def _images(
+    given: list[str], read: Callable[[Any], Any], complain: Complaint
+) -> Iterator[tuple[str, Any]]:
     """Yield the name and pixels of each image that can be read."""
     for item in given:
         try:
@@ -90,7 +110,7 @@ def _images(given: list[str], complain: Complaint) -> Iterator[tuple[str, Any]]:
             continue
         for name, source in sources:
             try:
-                image = read_image(source)
+                image = read(source)
             except DataError as error:
                 complain(error)
                 continue

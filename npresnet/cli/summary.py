@@ -6,6 +6,7 @@ import argparse
 
 from npresnet import models
 from npresnet.cli._numbers import positive_int
+from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
 from npresnet.errors import RangeError
 from npresnet.inspect import summary
 from npresnet.nn import Module, init
@@ -16,7 +17,8 @@ __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
 HELP = "list the layers of a network"
 DESCRIPTION = "Print a line a layer: output shape, parameters, multiply-adds."
-EPILOG = """\
+EPILOG = f"""\
+{FORMS_OF_WEIGHTS}
 examples:
   npresnet summary resnet34
   npresnet summary resnet50 --input-size 3 320 320
@@ -27,7 +29,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("model", nargs="?", metavar="NAME", help="resnet18 to resnet152, ResNet32")
-    parser.add_argument("--weights", metavar="FILE", help="the network of a weight file instead")
+    add_weights(parser, "the network of these weights instead, see below", required=False)
     parser.add_argument(
         "--input-size",
         nargs=3,

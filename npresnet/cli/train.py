@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from npresnet.cli._numbers import positive_float, positive_int, whole
+from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
 from npresnet.data import Dataset
 from npresnet.inspect.plots import can_plot, prediction_sheet, training_curve
 from npresnet.training import Run, load_splits, train_run
@@ -18,12 +19,13 @@ __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
 HELP = "train a network on images"
 DESCRIPTION = "Train a ResNet and leave a folder with its weights, settings, metrics and pictures."
-EPILOG = """\
+EPILOG = f"""\
 data:
   digits   the UCI handwritten digits, shipped with npresnet (1,437 to train, 360 to test)
   FOLDER   with train/ and val/ (or test/), each with a folder of images a class; or the class
            folders alone, of which a fifth of the images is held out for the test
 
+{FORMS_OF_WEIGHTS}
 examples:
   npresnet train digits --out runs/digits
   npresnet train flowers --model resnet18 --epochs 20 --out runs/flowers
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the run folder; files of an earlier run are replaced",
     )
     parser.add_argument("--model", metavar="NAME", help="resnet18 to resnet152 (default resnet34)")
-    parser.add_argument("--weights", metavar="FILE", help="begin with these weights (fine-tuning)")
+    add_weights(parser, "begin with these weights (fine-tuning), see below", required=False)
     parser.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the images")
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="images a step")
     parser.add_argument("--lr", type=positive_float, metavar="X", help="highest learning rate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from npresnet.data.dataset import AnyTransform, Dataset
@@ -28,6 +29,8 @@ class ImageFolder(Dataset):
         The folder that holds the class folders.
     transform : Transform or callable, optional
         Applied to every image.
+    loader : callable, optional
+        Makes an image of a path; `read_image` with other limits, for instance.
 
     Attributes
     ----------
@@ -49,8 +52,14 @@ class ImageFolder(Dataset):
 
     classes: list[str]
 
-    def __init__(self, root: str | os.PathLike[str], transform: AnyTransform | None = None) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        transform: AnyTransform | None = None,
+        loader: Callable[[str], Any] = read_image,
+    ) -> None:
         super().__init__(transform)
+        self.loader = loader
         self.root = os.fspath(root)
         self.classes = _class_folders(self.root)
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
@@ -73,9 +82,9 @@ class ImageFolder(Dataset):
         return len(self.samples)
 
     def load(self, index: int) -> tuple[Any, int]:
-        """Read image `index` from disk, as RGB."""
+        """Read image `index` from disk, as RGB unless `loader` does otherwise."""
         path, label = self.samples[index]
-        return read_image(path), label
+        return self.loader(path), label
 
 
 def _class_folders(root: str) -> list[str]:

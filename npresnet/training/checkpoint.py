@@ -6,21 +6,20 @@ options, the class names and the preprocessing. Readers of the torch world see a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 
 from npresnet import models
-from npresnet.backend import in_main_memory
 from npresnet.errors import NpresnetError, WeightsError
 from npresnet.nn import Module, init
 from npresnet.random import seeded
-from npresnet.weights import WeightFile, load_pretrained, save_file
+from npresnet.weights import WeightFile, load_pretrained
 from npresnet.weights.config import class_names
+from npresnet.weights.hub import HubOptions
 from npresnet.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from npresnet.weights.pretrained import METADATA_KEY
 from npresnet.weights.settings import ClassName, ModelSettings
+from npresnet.weights.sharing import save_described
 
 __all__ = ["ARCHITECTURES", "build", "load_model", "save_model"]
 
@@ -77,13 +76,7 @@ def save_model(path: str | os.PathLike[str], model: Module, settings: ModelSetti
     WriteError
         The file can't be written; what it held before is whole.
     """
-    try:
-        settings.check()
-        text = json.dumps(settings.to_dict(), ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"can't write the settings of {os.fspath(path)!r}: {error}") from None
-    state = {key: in_main_memory(array) for key, array in model.state_dict().items()}
-    save_file(state, path, {METADATA_KEY: text})
+    save_described(path, model.state_dict(), settings)
 
 
 def load_model(
@@ -91,6 +84,7 @@ def load_model(
     architecture: str | None = None,
     classes: tuple[ClassName, ...] | None = None,
     default: str | None = None,
+    hub: HubOptions | None = None,
 ) -> tuple[Module, ModelSettings]:
     """Read a model, in evaluation mode, and what it needs.
 
@@ -106,6 +100,8 @@ def load_model(
         Names to use in place of the file's, as many.
     default : str, optional
         As `architecture`, but what the file says counts more.
+    hub : HubOptions, optional
+        For a name on the hub.
 
     Returns
     -------
@@ -120,7 +116,7 @@ def load_model(
         The file can't be read, doesn't say what it holds, or the weights don't fit.
     """
     name = os.fspath(path)
-    state, settings = load_pretrained(path, architecture, default)
+    state, settings = load_pretrained(path, architecture, default, hub)
     try:
         if settings is None and (plain := architecture or default) is not None:
             settings = _plain_settings(plain, state)

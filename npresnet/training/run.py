@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from npresnet.backend import get_backend, use_backend
-from npresnet.data import DataLoader, Dataset
+from npresnet.data import DataLoader, Dataset, imagenet_classes, imagenet_wnids
 from npresnet.errors import DataError, RangeError, TrainingError, WriteError
 from npresnet.nn import Module
 from npresnet.random import seeded
@@ -308,7 +308,7 @@ def evaluate_weights(
         As for `load_model`.
     data : str or path-like
         As for `load_splits`; of a folder that has no split of its own, the fifth that `train_run`
-        with this seed held out.
+        with this seed held out. ImageNet's folders may have its names or WordNet's ids.
     architecture : str, optional
         What a file that doesn't say so holds.
     batch_size, workers : int
@@ -351,6 +351,8 @@ class _Renumbered(Dataset):
 
 def _renumbered(data: Dataset, classes: tuple[str, ...], settings: ModelSettings) -> Dataset:
     known = {str(name): number for number, name in enumerate(settings.classes)}
+    if settings.classes == imagenet_classes():  # whose folders have the names of WordNet's ids
+        known.update({wnid: number for number, wnid in enumerate(imagenet_wnids())})
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise DataError(

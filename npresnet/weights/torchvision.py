@@ -15,6 +15,7 @@ from npresnet.weights.settings import ModelSettings
 
 __all__ = ["is_torchvision_name", "torchvision_weights"]
 
+_SERVER = "https://download.pytorch.org/models"
 _V1, _V2 = "IMAGENET1K_V1", "IMAGENET1K_V2"
 
 _NAME = re.compile(rf"(?:(\w+)_Weights\.)?({_V1}|{_V2}|DEFAULT)")
@@ -93,7 +94,7 @@ def torchvision_weights(name: str, architecture: str | None) -> tuple[str, str, 
         network, class_names(1000), Preprocessing(size=(224, 224), resize=resize)
     )
     return (
-        f"https://download.pytorch.org/models/{stem}.pth",
+        f"{_SERVER}/{stem}.pth",
         stem.rpartition("-")[2],
         settings,
     )
