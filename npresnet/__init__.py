@@ -39,15 +39,22 @@ from npresnet.creation import (
     zeros_like,
 )
 from npresnet.errors import NpresnetError
-from npresnet.functional import log_softmax, relu, softmax
+from npresnet.functional import log_softmax, relu, sigmoid, softmax
 from npresnet.models import (
     ResNet,
     ResNet32,
+    create_model,
+    list_models,
     resnet18,
     resnet34,
     resnet50,
     resnet101,
     resnet152,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+    wide_resnet50_2,
+    wide_resnet101_2,
 )
 from npresnet.random import manual_seed
 from npresnet.tape import enable_grad, is_grad_enabled, no_grad
@@ -72,6 +79,7 @@ __all__ = [
     "cat",
     "compile",
     "compile_step",
+    "create_model",
     "data",
     "empty",
     "enable_grad",
@@ -88,6 +96,7 @@ __all__ = [
     "int32",
     "int64",
     "is_grad_enabled",
+    "list_models",
     "log_softmax",
     "manual_seed",
     "matmul",
@@ -110,7 +119,11 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
     "set_backend",
+    "sigmoid",
     "softmax",
     "stack",
     "sum",
@@ -120,6 +133,8 @@ __all__ = [
     "uint8",
     "use_backend",
     "weights",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
     "zeros",
     "zeros_like",
 ]

@@ -77,7 +77,7 @@ class Classifier(Shareable):
     Parameters
     ----------
     model : str
-        ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` or ``"resnet152"``.
+        A name of `npresnet.list_models()`: ``"resnet18"``, ``"resnet50d"``, ``"seresnet50"``...
     weights : str or path, optional
         A weight file (``.safetensors``, torch's ``.pth`` or ``.npz``), or the name of weights to
         fetch: ``"timm/resnet34.a1_in1k"`` on the Hugging Face Hub, ``"IMAGENET1K_V1"`` of

@@ -28,7 +28,12 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("model", nargs="?", metavar="NAME", help="resnet18 to resnet152, ResNet32")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="NAME",
+        help="resnet34, resnet50d, resnext50_32x4d, ... or ResNet32",
+    )
     add_weights(parser, "the network of these weights instead, see below", required=False)
     parser.add_argument(
         "--input-size",

@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="the run folder; files of an earlier run are replaced",
     )
-    parser.add_argument("--model", metavar="NAME", help="resnet18 to resnet152 (default resnet34)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="resnet18, resnet50d, ... (default resnet34)"
+    )
     add_weights(parser, "begin with these weights (fine-tuning), see below", required=False)
     parser.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the images")
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="images a step")

@@ -3,7 +3,7 @@
 One file a family; in each, the formula's forward stands beside its backward.
 """
 
-from npresnet.functional.activation import dropout, log_softmax, relu, softmax
+from npresnet.functional.activation import dropout, log_softmax, relu, sigmoid, softmax
 from npresnet.functional.conv import conv2d, pad
 from npresnet.functional.linear import linear
 from npresnet.functional.loss import cross_entropy, nll_loss
@@ -23,5 +23,6 @@ __all__ = [
     "nll_loss",
     "pad",
     "relu",
+    "sigmoid",
     "softmax",
 ]

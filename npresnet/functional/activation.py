@@ -1,8 +1,10 @@
-"""Activations: ReLU, softmax, log-softmax, and dropout."""
+"""Activations: ReLU, sigmoid, softmax, log-softmax, and dropout."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from npresnet.errors import RangeError
 from npresnet.functional._checks import float_dtype
@@ -11,7 +13,18 @@ from npresnet.tape import Context, Operation
 from npresnet.tensor import ArrayLike, Tensor, apply, as_tensor
 from npresnet_kernels.contract import Array
 
-__all__ = ["Dropout", "LogSoftmax", "ReLU", "Softmax", "dropout", "log_softmax", "relu", "softmax"]
+__all__ = [
+    "Dropout",
+    "LogSoftmax",
+    "ReLU",
+    "Sigmoid",
+    "Softmax",
+    "dropout",
+    "log_softmax",
+    "relu",
+    "sigmoid",
+    "softmax",
+]
 
 
 class ReLU(Operation):
@@ -29,6 +42,24 @@ class ReLU(Operation):
     def backward(ctx: Context, grad_output: Array) -> tuple[Array]:
         (y,) = ctx.saved
         return (ctx.kernels.relu_grad(grad_output, y),)
+
+
+class Sigmoid(Operation):
+    """y = 1 / (1 + exp(-x)); dx = g * y * (1 - y)."""
+
+    name = "sigmoid"
+
+    @staticmethod
+    def forward(ctx: Context, x: Array) -> Array:
+        with np.errstate(over="ignore"):  # far below 0, where 1 / inf is the right 0
+            y: Array = 1 / (1 + ctx.xp.exp(-x))
+        ctx.save(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, grad_output: Array) -> tuple[Array]:
+        (y,) = ctx.saved
+        return (grad_output * y * (1 - y),)
 
 
 class Softmax(Operation):
@@ -101,6 +132,24 @@ def relu(input: ArrayLike, inplace: bool = False) -> Tensor:
     x = as_tensor(input)
     float_dtype(x, "relu")
     return apply(ReLU, x)
+
+
+def sigmoid(input: ArrayLike) -> Tensor:
+    """Map each number to one between 0 and 1, 0 to 0.5.
+
+    Parameters
+    ----------
+    input : Tensor
+        Any shape.
+
+    Raises
+    ------
+    DtypeError
+        If the input isn't floating-point.
+    """
+    x = as_tensor(input)
+    float_dtype(x, "sigmoid")
+    return apply(Sigmoid, x)
 
 
 def _along(name: str, operation: type[Operation], input: ArrayLike, dim: Any, dtype: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from npresnet import functional
 from npresnet.nn import init
-from npresnet.nn.activation import Dropout, LogSoftmax, ReLU, Softmax
+from npresnet.nn.activation import Dropout, LogSoftmax, ReLU, Sigmoid, Softmax
 from npresnet.nn.container import ModuleList, Sequential
 from npresnet.nn.conv import Conv2d
 from npresnet.nn.linear import Flatten, Identity, Linear
@@ -29,6 +29,7 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Sequential",
+    "Sigmoid",
     "Softmax",
     "functional",
     "init",

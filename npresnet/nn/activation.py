@@ -7,7 +7,7 @@ from npresnet.errors import RangeError
 from npresnet.nn.module import Module
 from npresnet.tensor import Tensor
 
-__all__ = ["Dropout", "LogSoftmax", "ReLU", "Softmax"]
+__all__ = ["Dropout", "LogSoftmax", "ReLU", "Sigmoid", "Softmax"]
 
 
 class ReLU(Module):
@@ -24,6 +24,14 @@ class ReLU(Module):
     def extra_repr(self) -> str:
         """Return the argument, as torch prints it."""
         return "inplace=True" if self.inplace else ""
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map each number to one between 0 and 1."""
+        return F.sigmoid(input)
 
 
 class Softmax(Module):

@@ -6,6 +6,7 @@ options, the class names and the preprocessing. Readers of the torch world see a
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,11 +25,7 @@ from npresnet.weights.sharing import save_described
 __all__ = ["ARCHITECTURES", "build", "load_model", "save_model"]
 
 ARCHITECTURES: dict[str, Callable[..., Module]] = {
-    "resnet18": models.resnet18,
-    "resnet34": models.resnet34,
-    "resnet50": models.resnet50,
-    "resnet101": models.resnet101,
-    "resnet152": models.resnet152,
+    name: functools.partial(models.create_model, name) for name in models.list_models()
 }
 
 
@@ -139,16 +136,17 @@ def load_model(
 
 def _plain_settings(architecture: str, state: WeightFile) -> ModelSettings:
     """Settings of a state dict with torchvision's names, from its shapes."""
-    for key, ndim in (("conv1.weight", 4), ("fc.weight", 2)):
+    stem = models.stem_key(state)
+    for key, ndim in ((stem, 4), ("fc.weight", 2)):
         if key not in state or state[key].ndim != ndim:
             raise WeightsError(
                 f"it has no {key} of {ndim} dimensions, so it isn't a ResNet with torchvision's "
                 "names: rename its keys first"
             )
-    outputs, channels = state["fc.weight"].shape[0], state["conv1.weight"].shape[1]
+    outputs, channels = state["fc.weight"].shape[0], state[stem].shape[1]
     if channels not in (1, 3):
         raise WeightsError(f"its images have {channels} channels, expected 1 or 3")
-    small = state["conv1.weight"].shape[2] == 3
+    small = stem == "conv1.weight" and state[stem].shape[2] == 3  # deep stems are 3x3 anyway
     grey = channels == 1
     preprocessing = Preprocessing(
         size=(32, 32) if small else (224, 224),
@@ -164,7 +162,7 @@ def _check_shapes(settings: ModelSettings, state: WeightFile) -> None:
     """Compare sizes with the file before a model of these sizes is built in memory."""
     expected = (
         ("fc.weight", 0, settings.options["num_classes"], "classes"),
-        ("conv1.weight", 1, settings.options["in_chans"], "input channels"),
+        (models.stem_key(state), 1, settings.options["in_chans"], "input channels"),
     )
     for key, axis, size, what in expected:
         if key in state and state[key].ndim > axis and state[key].shape[axis] != size:

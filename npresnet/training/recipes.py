@@ -26,7 +26,7 @@ class Recipe:
     Attributes
     ----------
     model : str
-        The architecture: ``"resnet18"`` to ``"resnet152"``.
+        The architecture, a name of `npresnet.list_models()`: ``"resnet34"``, say.
     epochs, batch_size : int
         Passes over the training images, and images a step.
     optimizer : {"sgd", "adamw"}

@@ -156,6 +156,13 @@ def test_relu(backend, rng):
     check_parity(F.relu, TF.relu, [x], rng)
 
 
+def test_sigmoid(backend, rng):
+    x = rng.standard_normal((3, 4, 5)) * 10
+    check_parity(F.sigmoid, TF.sigmoid, [x], rng)
+    far = F.sigmoid(np.array([-1e4, -100, 0, 100, 1e4], np.float32)).numpy()
+    np.testing.assert_allclose(far, [0, 0, 0.5, 1, 1], atol=1e-40)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])

@@ -177,8 +177,10 @@ def test_options():
     assert not model.layer1[0].bn2.weight.numpy().any()
     bottlenecks = models.resnet50(zero_init_residual=True)
     assert not bottlenecks.layer3[2].bn3.weight.numpy().any()
-    with pytest.raises(RangeError, match="at least one class"):
-        nr.resnet18(num_classes=0)
+    with pytest.raises(RangeError, match=r"no classes \(0\) or some"):
+        nr.resnet18(num_classes=-1)
+    with pytest.raises(RangeError, match="at least one input channel"):
+        nr.resnet18(in_chans=0)
     with pytest.raises(TypeError, match="num_class"):
         nr.resnet18(num_class=3)
     with pytest.raises(ShapeError, match="expected 1 input channels, got 3"):

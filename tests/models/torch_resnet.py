@@ -7,25 +7,53 @@ import torch.nn.functional as F
 from torch import nn
 
 
+class TorchSqueeze(nn.Module):
+    """Weighs channels; the hidden layer has `ratio` of them, in eights."""
+
+    def __init__(self, channels, ratio):
+        super().__init__()
+        hidden = max(8, 8 * int(channels * ratio / 8 + 0.5))
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x):
+        gate = x.mean((2, 3), keepdim=True)
+        return x * self.fc2(self.fc1(gate).clamp(min=0)).sigmoid()
+
+
 class TorchBlock(nn.Module):
     """One residual block; ``sizes`` are its kernels: (3, 3) basic, (1, 3, 1) bottleneck."""
 
-    def __init__(self, inputs, channels, outputs, stride, sizes):
+    def __init__(
+        self, inputs, channels, outputs, stride, sizes, groups=1, avg_down=False, squeeze=0
+    ):
         super().__init__()
         widths = [inputs, *[channels] * (len(sizes) - 1), outputs]
         strided = sizes.index(3)  # the first 3x3 strides
         for i, size in enumerate(sizes):
             conv = nn.Conv2d(
-                widths[i], widths[i + 1], size, stride if i == strided else 1, size // 2, bias=False
+                widths[i],
+                widths[i + 1],
+                size,
+                stride if i == strided else 1,
+                size // 2,
+                groups=groups if size == 3 else 1,
+                bias=False,
             )
             setattr(self, f"conv{i + 1}", conv)
             setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
         self.count = len(sizes)
+        self.se = TorchSqueeze(outputs, squeeze) if squeeze else nn.Identity()
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            layers = [
+                nn.Conv2d(inputs, outputs, 1, 1 if avg_down else stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            ]
+            if avg_down:
+                pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+                layers.insert(0, pool if stride == 2 else nn.Identity())
+            self.downsample = nn.Sequential(*layers)
 
     def forward(self, x):
         out = x
@@ -33,34 +61,72 @@ class TorchBlock(nn.Module):
             out = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(out))
             if i < self.count:
                 out = F.relu(out)
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return F.relu(self.se(out) + (x if self.downsample is None else self.downsample(x)))
 
 
 class TorchResNet(nn.Module):
-    def __init__(self, blocks, bottleneck=False, num_classes=1000, in_chans=3, small_input=False):
+    """``groups`` and ``width`` (of a group, for 64 channels) are a bottleneck's; ``deep`` are the
+    widths of the three convolutions of a deep stem; ``squeeze`` is the ratio of squeeze-excite."""
+
+    def __init__(
+        self,
+        blocks,
+        bottleneck=False,
+        num_classes=1000,
+        in_chans=3,
+        small_input=False,
+        groups=1,
+        width=64,
+        deep=(),
+        conv_pool=False,
+        avg_down=False,
+        squeeze=0,
+    ):
         super().__init__()
         sizes, expansion = ((1, 3, 1), 4) if bottleneck else ((3, 3), 1)
         stem = (3, 1, 1) if small_input else (7, 2, 3)
-        self.conv1 = nn.Conv2d(in_chans, 64, *stem, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.small_input = small_input
         inputs = 64
+        self.conv1 = nn.Conv2d(in_chans, 64, *stem, bias=False)
+        if deep:
+            layers, inputs = [], in_chans
+            for i, outputs in enumerate(deep):
+                layers.append(nn.Conv2d(inputs, outputs, 3, 1 if i else 2, 1, bias=False))
+                if i < 2:
+                    layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+                inputs = outputs
+            self.conv1 = nn.Sequential(*layers)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.small_input = small_input
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        if conv_pool:
+            conv = nn.Conv2d(inputs, inputs, 3, 2, 1, bias=False)
+            self.maxpool = nn.Sequential(conv, nn.BatchNorm2d(inputs), nn.ReLU())
         for stage, count in enumerate(blocks):
             channels = 64 * 2**stage
+            middle = channels * width * groups // 64
             layers = []
             for i in range(count):
                 stride = 2 if stage and not i else 1
-                layers.append(TorchBlock(inputs, channels, channels * expansion, stride, sizes))
-                inputs = channels * expansion
+                outputs = channels * expansion
+                layers.append(
+                    TorchBlock(inputs, middle, outputs, stride, sizes, groups, avg_down, squeeze)
+                )
+                inputs = outputs
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
         self.fc = nn.Linear(inputs, num_classes)
 
-    def forward(self, x):
+    def maps(self, x):
+        """The stem's maps and those of the four stages."""
         x = F.relu(self.bn1(self.conv1(x)))
-        x = x if self.small_input else F.max_pool2d(x, 3, 2, 1)
+        found = [x]
+        x = x if self.small_input else self.maxpool(x)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
-        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+            found.append(x)
+        return found
+
+    def forward(self, x):
+        return self.fc(F.adaptive_avg_pool2d(self.maps(x)[-1], 1).flatten(1))
 
 
 class TorchPlain(nn.Module):

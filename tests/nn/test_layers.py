@@ -29,6 +29,7 @@ LAYERS = [
     ("Identity", (), {}),
     ("Softmax", (1,), {}),
     ("LogSoftmax", (1,), {}),
+    ("Sigmoid", (), {}),
     ("MaxPool2d", (3, 2, 1), {}),
     ("AvgPool2d", (2,), {}),
     ("AdaptiveAvgPool2d", (1,), {}),
