@@ -74,7 +74,7 @@ def test_intermediates(model, x):
         model.forward_intermediates(x, output_fmt="NLC")
 
 
-def test_features_only(x, backend):
+def test_features_only(x):
     net = nr.create_model("resnet18", features_only=True, out_indices=(-2, 1)).eval()
     assert isinstance(net, FeatureListNet)
     assert not [key for key in net.state_dict() if key.startswith(("layer4", "fc"))]
