@@ -302,8 +302,6 @@ class ResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give the network a fresh last layer, where and in the dtype that the others are.
 
-        Plans that were compiled before keep the old one.
-
         Parameters
         ----------
         num_classes : int
