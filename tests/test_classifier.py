@@ -169,6 +169,39 @@ def test_plain_weights(tmp_path):
     assert len(nr.Classifier.load(path, model="tiny").classes_) == 3
 
 
+def test_pretrained(tmp_path, monkeypatch):
+    """A repository on a hub says how images are prepared and what the classes are called."""
+    pytest.importorskip("huggingface_hub")
+    from safetensors.numpy import save
+
+    from tests.weights.fake_hub import fake_hub, repository
+
+    model = Tiny(num_classes=1000).eval()
+    config = {
+        "architecture": "tiny",
+        "num_classes": 1000,
+        "pretrained_cfg": {"input_size": [3, 24, 24], "crop_pct": 0.8, "mean": [0.1, 0.2, 0.3]},
+    }
+    weights = save({key: np.asarray(a) for key, a in model.state_dict().items()})
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 60, 3), np.uint8))
+    with fake_hub(monkeypatch, tmp_path, repository("me/tiny", config, weights)):
+        clf = nr.Classifier("resnet50", weights="me/tiny")
+        shares = clf.predict_proba([picture])
+        assert nr.Classifier.load("me/tiny").classes_[0] == "tench"
+        tuned = nr.Classifier(weights="me/tiny", epochs=1, lr=0.0, augment="none", batch_size=2)
+        tuned.fit([picture, picture], ["a", "b"])
+    seen = picture.resize((30, 45), Image.Resampling.BICUBIC).crop((3, 10, 27, 34))
+    x = np.asarray(seen, np.float64).transpose(2, 0, 1)[None] / 255
+    x = (x - np.reshape([0.1, 0.2, 0.3], (3, 1, 1))) / np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
+    with nr.no_grad():
+        logits = model(nr.tensor(x.astype(np.float32))).data
+    np.testing.assert_allclose(shares[0], np.exp(logits[0]) / np.exp(logits[0]).sum(), rtol=1e-4)
+    assert clf.predict([picture])[0] == nr.data.imagenet_classes()[logits.argmax()]
+    np.testing.assert_array_equal(tuned.classes_, ["a", "b"])
+    assert tuned.settings_.preprocessing == clf.settings_.preprocessing
+    np.testing.assert_array_equal(tuned.model_.conv2.weight.data, model.conv2.weight.data)
+
+
 def test_fine_tuning(fitted, data, tmp_path):
     path = tmp_path / "c.safetensors"
     fitted.save(path)

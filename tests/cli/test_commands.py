@@ -158,6 +158,51 @@ def test_predict_ranks_classes(weights, pictures, capsys):
     assert line.count("%") == 2
 
 
+def test_weights_of_every_form_are_told(capsys):
+    for command in ("predict", "evaluate", "train", "summary"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        printed = capsys.readouterr().out
+        for form in ("timm/resnet34.a1_in1k", "#sha256=DIGITS", "IMAGENET1K_V1", "config.json"):
+            assert form in printed
+
+
+def test_weights_in_a_folder(weights, pictures, tmp_path, capsys):
+    folder = tmp_path / "net"
+    nr.Classifier.load(weights).save_pretrained(folder)
+    image = str(pictures / "a.png")
+    assert main(["predict", "--weights", weights, image]) == 0
+    expected = capsys.readouterr().out
+    assert main(["predict", "--weights", str(folder), image]) == 0
+    assert capsys.readouterr().out == expected
+    assert main(["predict", "--weights", "no/such-thing/here", image]) == 2
+    assert "there are no weights 'no/such-thing/here': expected a file" in capsys.readouterr().err
+    assert main(["predict", "--weights", "http://example.org/w.pth#sha256=0", image]) == 2
+    assert "https only" in capsys.readouterr().err
+    assert main(["predict", "--weights", "DEFAULT", image]) == 2
+    assert "--model resnet50" in capsys.readouterr().err
+
+
+def test_how_images_are_opened(weights, tmp_path, capsys):
+    pixels = np.random.default_rng(5).integers(0, 256, (40, 30), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "stored.png", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "turned.png")
+
+    def shares(name, *more):
+        path = str(tmp_path / name)
+        assert main(["predict", "--weights", weights, "--json", "--top-k", "10", path, *more]) == 0
+        return json.loads(capsys.readouterr().out)["top"]
+
+    assert shares("stored.png", "--apply-exif-orientation") == shares("turned.png")
+    assert shares("stored.png") != shares("turned.png")
+    stored = str(tmp_path / "stored.png")
+    assert main(["predict", "--weights", weights, "--max-pixels", "1199", stored]) == 2
+    assert "has 30 x 40 pixels, expected at most 1,199" in capsys.readouterr().err
+    assert main(["predict", "--weights", weights, "--max-pixels", "1200", stored]) == 0
+
+
 def test_predict_goes_on_after_a_bad_image(weights, pictures, tmp_path, capsys):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image at all")

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.fuzz import weight_files
+from tests.fuzz import image_files, weight_files
 
 __all__ = ["TARGETS", "Target"]
 
@@ -38,4 +38,8 @@ class Target:
     suffix: str
 
 
-TARGETS = {name: Target(**parts) for name, parts in weight_files.TARGETS.items()}
+TARGETS = {
+    name: Target(**parts)
+    for targets in (weight_files.TARGETS, image_files.TARGETS)
+    for name, parts in targets.items()
+}

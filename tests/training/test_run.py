@@ -23,14 +23,17 @@ from npresnet.errors import (
 from npresnet.training import (
     RECIPES,
     RUN_FILES,
+    ModelSettings,
     Preprocessing,
     evaluate_weights,
     load_model,
     load_splits,
     read_metrics,
+    save_model,
     train_run,
 )
 from npresnet.training import run as run_module
+from npresnet.training.checkpoint import build
 from npresnet.training.datasets import hold_out
 from npresnet.weights import load_file
 from tests.tiny import registered
@@ -142,6 +145,23 @@ def test_fine_tuning_keeps_body_and_preprocessing(finished, images, tmp_path):
         train_run(images, tmp_path / "no", weights=best, model="resnet18")
     same = train_run(images, tmp_path / "same", weights=best, epochs=1, lr=0.0, augment="none")
     np.testing.assert_array_equal(same.model.state_dict()["fc.weight"], before["fc.weight"])
+
+
+def test_folders_named_by_wordnet(tmp_path):
+    """ImageNet's folders have the names of ids; either names are known."""
+    names, wnids = nr.data.imagenet_classes(), nr.data.imagenet_wnids()
+    settings = ModelSettings.new("tiny", names, Preprocessing((8, 8)), small_input=True)
+    save_model(tmp_path / "w.safetensors", build(settings), settings)
+    found = []
+    for folder, chosen in (("ids", [wnids[7], wnids[300]]), ("names", [names[7], names[300]])):
+        for level, name in enumerate(chosen):
+            for i in range(2):
+                path = tmp_path / folder / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (90 * level, 9 * i, 0)).save(path)
+        found.append(evaluate_weights(tmp_path / "w.safetensors", tmp_path / folder)[0])
+    np.testing.assert_array_equal(found[0].labels, [7, 300])
+    np.testing.assert_array_equal(found[1].labels, [7, 300])
 
 
 def test_evaluating_on_other_data(finished, images, tmp_path):
