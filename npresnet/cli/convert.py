@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 
+from npresnet.cli._weights import FORMS_OF_WEIGHTS
 from npresnet.errors import RangeError
 from npresnet.weights import load_pretrained, save_file
 from npresnet.weights.pretrained import METADATA_KEY
@@ -17,10 +18,11 @@ DESCRIPTION = (
     "Read a weight file (.safetensors, torch's .pth or .pt, .npz) and write it as safetensors, "
     "which torch, timm and transformers load as well."
 )
-EPILOG = """\
+EPILOG = f"""\
 Nothing in the file is run. Of a training checkpoint the state dict is taken, averaged weights
 first; the prefixes module. and _orig_mod. are taken off. 16-bit floats become float32.
 
+{FORMS_OF_WEIGHTS}
 examples:
   npresnet convert resnet34-b627a593.pth resnet34.safetensors
   npresnet convert checkpoint.pth best.safetensors
@@ -30,7 +32,7 @@ _SUFFIX = ".safetensors"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("source", metavar="A", help="the weight file, or a name as for --weights")
+    parser.add_argument("source", metavar="A", help="the weight file, or its name, see below")
     parser.add_argument("target", metavar="B", help=f"the file to write, NAME{_SUFFIX}")
 
 

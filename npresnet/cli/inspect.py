@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from npresnet.cli._weights import FORMS_OF_WEIGHTS
 from npresnet.weights import WeightFile, find_weights, open_weights
 from npresnet.weights.stored import StoredArray
 
@@ -20,7 +21,8 @@ DESCRIPTION = (
     "the file, shape, and least, greatest, mean and standard deviation of the finite values. No "
     "model is built, and nothing in the file is run."
 )
-EPILOG = """\
+EPILOG = f"""\
+{FORMS_OF_WEIGHTS}
 examples:
   npresnet inspect resnet34-b627a593.pth
   npresnet inspect --json runs/digits/best.safetensors
@@ -31,7 +33,7 @@ _STATISTICS = ("min", "max", "mean", "std")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("file", metavar="FILE", help="the weight file, or a name as for --weights")
+    parser.add_argument("file", metavar="FILE", help="the weight file, or its name, see below")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -142,7 +142,9 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     WeightsError
         As `open_weights`.
     """
-    return {key: array.read() for key, array in open_weights(path).items()}
+    stored = dict(open_weights(path))
+    # one by one out of the table: what was unpacked in memory goes as its copy comes
+    return {key: stored.pop(key).read() for key in list(stored)}
 
 
 def _read(file: MappedFile) -> WeightFile:

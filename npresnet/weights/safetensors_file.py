@@ -44,7 +44,9 @@ _DTYPES = {
 }
 _WRITABLE = {np.dtype(c) for c in "dfeqihbQIHB?"}
 
-_LARGEST_HEADER = 1 << 23  # bytes; a ResNet-152 has 100,000, and parsing takes ten times the space
+_LARGEST_HEADER = (
+    1 << 23
+)  # bytes; that of a ResNet-152 has 85,000, and parsed it takes ten times as much
 
 
 def load_file(path: str | os.PathLike[str]) -> State:

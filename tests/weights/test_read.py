@@ -1,14 +1,22 @@
 """What all formats share."""
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import npresnet as nr
 from npresnet.errors import WeightsError
 from npresnet.nn.state import LazyArray
 from npresnet.weights import load_weights, open_weights, save_file
+from tests.models.torch_resnet import TorchResNet
+
+ROOT = Path(__file__).parent.parent.parent
 
 STATE = {"fc.weight": np.arange(6, dtype=np.float32).reshape(3, 2), "fc.bias": np.ones(3)}
 
@@ -80,9 +88,59 @@ def test_a_pipe_does_not_hang(tmp_path):
         open_weights(tmp_path / "pipe.pth")
 
 
-def test_the_networks_take_every_format(tmp_path):
-    state = nr.resnet18(num_classes=3).state_dict()
-    np.savez(tmp_path / "a.npz", **state)
-    model = nr.resnet18(weights=tmp_path / "a.npz", num_classes=3)
-    for key, array in model.state_dict().items():
-        np.testing.assert_array_equal(array, state[key], err_msg=key)
+@pytest.mark.parametrize("new", [True, False])
+def test_a_network_of_torchs_answers_as_in_torch(tmp_path, new):
+    torch.manual_seed(0)
+    theirs = TorchResNet((2, 2, 2, 2), num_classes=5).eval()
+    saved = {"epoch": 9, "model": {f"module.{k}": v for k, v in theirs.state_dict().items()}}
+    path = tmp_path / "checkpoint.pth"
+    torch.save(saved, path, _use_new_zipfile_serialization=new)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs(x).numpy()
+    ours = nr.resnet18(weights=path, num_classes=5).eval()
+    np.testing.assert_allclose(ours(nr.tensor(x.numpy())).data, expected, atol=2e-5)
+    by_name = nr.Classifier("resnet18", weights=path)
+    image = np.random.default_rng(0).integers(0, 256, (1, 80, 80, 3), np.uint8)
+    assert by_name.predict_proba(image).shape == (1, 5)
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+import safetensors
+import npresnet as nr
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+
+nr.resnet18(num_classes=2, small_input=True)
+peaks = []
+for path in sys.argv[1:]:
+    Path("/proc/self/clear_refs").write_text("5")  # the largest resident set begins anew
+    before = memory("VmRSS")
+    model = nr.resnet34(weights=path)
+    peaks.append(memory("VmHWM") - before)
+    del model
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+def test_a_model_and_its_file_are_not_both_in_memory(tmp_path):
+    state = nr.resnet34().state_dict()
+    paths = [tmp_path / "w.safetensors", tmp_path / "w.pth", tmp_path / "w.npz"]
+    save_file(state, paths[0])
+    torch.save({key: torch.from_numpy(np.array(array)) for key, array in state.items()}, paths[1])
+    np.savez(paths[2], **state)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *paths],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for path, peak in zip(paths, json.loads(done.stdout), strict=True):
+        assert peak < 1.2 * path.stat().st_size, path.suffix

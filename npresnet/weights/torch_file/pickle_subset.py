@@ -27,7 +27,8 @@ from npresnet.weights.torch_file.values import (
 
 __all__ = ["PickleReader"]
 
-_MOST_STEPS = 500_000  # opcodes in all pickles of a file; a ResNet-152 with Adam's state: 100,000
+# opcodes in all pickles of a file; a ResNet-152 with its average and Adam's state has 100,000
+_MOST_STEPS = 500_000
 _LARGEST = 1 << 24  # bytes of all pickles of a file
 _DEEPEST = 20_000  # values and marks on the stack; pickles of dictionaries put down 2,000
 _LONGEST_NAME = 200  # bytes of a global's module or name

@@ -20,7 +20,6 @@ from npresnet.weights.torch_file.values import (
     Storage,
     StorageType,
     Tensor,
-    TorchDtype,
     damaged,
 )
 
@@ -33,7 +32,6 @@ _MEMBERS = ("storages", "tensors", "pickle")
 _FILE = b"0\0"
 _EXTENDED = b"xg"  # headers that hold times more exactly, from Python 3; passed over
 _MOST_DIMENSIONS = 32
-_NO_STORAGE = StorageType("torch.FloatStorage", TorchDtype("float32", 4))
 
 
 def is_tar(file: MappedFile) -> bool:
@@ -158,13 +156,9 @@ def _read_tensors(reader: PickleReader, extent: Extent, found: dict[int, Storage
             raise damaged(f"a tensor has {ndim:,} axes")
         numbers = read_integers(extent, position + 8, 2 * ndim + 1)
         reader.position += 8 * (2 * ndim + 2)
-        if storage_key is None:  # a tensor without elements
-            storage = Storage(_NO_STORAGE, 0, extent.part(0, 0))
-        else:
-            root = found.get(_key(storage_key))
-            if not isinstance(root, Storage):
-                raise damaged("a tensor has a storage that isn't there")
-            storage = root
+        storage = found.get(_key(storage_key))
+        if not isinstance(storage, Storage):
+            raise damaged("a tensor has a storage that isn't there")
         if storage.type.dtype is None:
             raise damaged("a tensor of untyped bytes doesn't say its dtype")
         tensor = Tensor(
