@@ -6,6 +6,7 @@ of them as :attr:`npresnet.backend.Backend.plan_kernels`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from npresnet_kernels.contract import Array, Pair, Shape
@@ -163,6 +164,16 @@ class PlanKernels(Protocol):
         else that of x, may take the place of ``grad_y``.
         """
         ...
+
+    def takes_update(self, *arrays: Array | None) -> bool:
+        """Return whether the updates below can do these arrays."""
+        ...
+
+    sgd_update_: Callable[..., None]
+    """The contract's, for arrays that it takes."""
+
+    adamw_update_: Callable[..., None]
+    """Likewise."""
 
     def announce(self) -> None:
         """Say on stderr that kernels are compiled, if none are kept from an earlier run."""

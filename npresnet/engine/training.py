@@ -88,7 +88,7 @@ class _Program:
         graph = trace_any_batch(model, shape, self.dtype, training=True)
         graph = fuse_statistics(fuse_normalise(graph))
         self.graph: Graph = choose_algorithm(graph, kernels, algorithm)
-        self._kernels = kernels
+        self.kernels = kernels
         if kernels is not None:
             kernels.announce()
         self._steps = [training_step(node, self.backend, kernels) for node in self.graph.nodes]
@@ -112,10 +112,10 @@ class _Program:
         activations, grads = self._views[batch]
         values = {v: v.source.data for v in self._outside if v.source is not None}
         values.update(activations)
-        values[self.graph.inputs[0]] = entered(x, values.get(self.graph.inputs[0]), self._kernels)
+        values[self.graph.inputs[0]] = entered(x, values.get(self.graph.inputs[0]), self.kernels)
         floats = 0
-        if self._kernels is not None:
-            threads = self._kernels.thread_count()
+        if self.kernels is not None:
+            threads = self.kernels.thread_count()
             floats = max((step.scratch_floats(threads) for step in self._steps), default=0)
         frame = TrainingFrame(batch, self._arena.scratch(floats), values, grads)
         for step, (work, _) in zip(self._steps, self._work, strict=True):
@@ -149,7 +149,7 @@ class _Program:
         self,
     ) -> tuple[dict[Value, int], dict[Value, int], list[tuple[int, int]], int]:
         """Return offsets of activations, gradients and work areas (with sizes), and the total."""
-        if self._kernels is None:  # then every array is made as it comes
+        if self.kernels is None:  # then every array is made as it comes
             return {}, {}, [(0, 0)] * (2 * len(self._steps)), 0
         batch, end = self.shape[0], 2 * len(self._steps)
         activations = _activation_lives(self._steps, self.graph)
@@ -327,7 +327,8 @@ class TrainingPlan:
             value, grads = program.run(array, self._loss, y)
             for tensor, grad in grads.items():
                 tensor.grad = grad if tensor.grad is None else tensor.grad + grad
-            self._optimizer.step()
+            with self._optimizer.borrowing(program.kernels):
+                self._optimizer.step()
             for tensor in grads:
                 tensor.grad = None  # its memory is the plan's
             self._optimizer.zero_grad()

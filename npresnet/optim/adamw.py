@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from npresnet.backend import for_arrays
 from npresnet.errors import RangeError
 from npresnet.optim.optimizer import Group, Optimizer, Parameters, at_least_zero, share
 from npresnet.tensor import Tensor
@@ -66,7 +65,7 @@ class AdamW(Optimizer):
         state["step"] += 1
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         beta1, beta2 = group["betas"]
-        for_arrays([data, grad, mean, square]).kernels.adamw_update_(
+        self.kernels_for(data, grad, mean, square).adamw_update_(
             data,
             grad,
             mean,

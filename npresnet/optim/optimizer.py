@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,10 +20,21 @@ from npresnet.tape import enable_grad
 from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array
 
-__all__ = ["Group", "Optimizer", "Parameters", "at_least_zero", "share"]
+__all__ = ["Group", "Optimizer", "Parameters", "UpdateKernels", "at_least_zero", "share"]
 
 Group: TypeAlias = dict[str, Any]
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[Mapping[str, Any]]
+
+
+class UpdateKernels(Protocol):
+    """Updates that a training plan lends: the contract's, for the arrays that they take."""
+
+    def takes_update(self, *arrays: Array | None) -> bool:
+        """Return whether the updates can do these arrays."""
+        ...
+
+    sgd_update_: Callable[..., None]
+    adamw_update_: Callable[..., None]
 
 
 class Optimizer:
@@ -71,6 +83,7 @@ class Optimizer:
         self.defaults = dict(defaults)
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[Group] = []
+        self._lent: UpdateKernels | None = None
         self.has_stepped = False  # schedules warn when they are stepped before the optimizer
         groups: list[Any] = given if isinstance(given[0], Mapping) else [{"params": given}]
         for group in groups:
@@ -147,6 +160,22 @@ class Optimizer:
                     param._version += 1
         self.has_stepped = True
         return loss
+
+    @contextmanager
+    def borrowing(self, kernels: UpdateKernels | None) -> Iterator[None]:
+        """Use these kernels within a ``with`` block, for the arrays that they take."""
+        before, self._lent = self._lent, kernels
+        try:
+            yield
+        finally:
+            self._lent = before
+
+    def kernels_for(self, *arrays: Array | None) -> Any:
+        """Return the kernels that update these arrays."""
+        lent = self._lent
+        if lent is not None and lent.takes_update(*arrays):
+            return lent
+        return for_arrays(arrays).kernels
 
     # ------------------------------------------------------------------ state
 

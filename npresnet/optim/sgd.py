@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from npresnet.backend import for_arrays
 from npresnet.errors import RangeError
 from npresnet.optim.optimizer import Group, Optimizer, Parameters, at_least_zero
 from npresnet.tensor import Tensor
@@ -82,7 +81,7 @@ class SGD(Optimizer):
         first = bool(momentum) and buffer is None
         if first:
             buffer = state["momentum_buffer"] = np.empty_like(data)  # the kernel fills it
-        for_arrays([data, grad, buffer]).kernels.sgd_update_(
+        self.kernels_for(data, grad, buffer).sgd_update_(
             data,
             grad,
             buffer,

@@ -108,6 +108,21 @@ def test_float32_losses_follow_the_truth():
     assert int(model.bn1.num_batches_tracked) == 10
 
 
+@pytest.mark.parametrize("optimizer", [sgd, adamw])
+def test_float32_updates_follow_the_truth(optimizer):
+    shape = (4, 3, 17, 15)
+    model, exact = twins(Odd, np.float32)
+    exact.double()
+    first, second = optimizer(exact), optimizer(model)
+    step = nr.compile_step(model, F.cross_entropy, second, shape)
+    for i in range(4):
+        x, y = draw(shape, 5, np.float32, i)
+        truth = eager_step(exact, F.cross_entropy, first, x.astype(np.float64), y)
+        assert step(x, y) == pytest.approx(truth, rel=1e-4)
+    for one, other in zip(second.state.values(), first.state.values(), strict=True):
+        assert one.keys() == other.keys()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_same_step_gives_the_same_bits(dtype):
     one, other = twins(Odd, dtype)

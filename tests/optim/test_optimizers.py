@@ -245,3 +245,17 @@ def test_base_class_says_what_to_write():
     p.grad = np.ones(2)
     with pytest.raises(NotImplementedError, match="Mine must define update"):
         Mine([p], {"lr": 0.1}).step()
+
+
+def test_a_plan_lends_its_kernels_for_the_arrays_they_take():
+    class Lent:
+        def takes_update(self, *arrays):
+            return all(a is None or a.dtype == np.float32 for a in arrays)
+
+    narrow = np.zeros(3, np.float32)
+    optimizer = nr.optim.SGD([nr.nn.Parameter(narrow)], lr=0.1)
+    own, lent = optimizer.kernels_for(narrow, None), Lent()
+    with optimizer.borrowing(lent):
+        assert optimizer.kernels_for(narrow, None) is lent
+        assert optimizer.kernels_for(narrow.astype(np.float64)) is own
+    assert optimizer.kernels_for(narrow) is own

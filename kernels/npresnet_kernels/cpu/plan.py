@@ -17,9 +17,11 @@ from npresnet_kernels.cpu.fast.pool import (
     max_pool_backward,
     max_pool_forward,
 )
+from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_update
 from npresnet_kernels.cpu.layout import transpose_into
 
 __all__ = [
+    "adamw_update_",
     "announce",
     "average_pool_backward",
     "average_pool_forward",
@@ -30,7 +32,9 @@ __all__ = [
     "max_pool_backward",
     "max_pool_forward",
     "moments",
+    "sgd_update_",
     "takes_max_pool",
+    "takes_update",
     "thread_count",
     "to_channels_last",
 ]

@@ -1,4 +1,4 @@
-"""Pools, batch norm and updates against NumPy in float64."""
+"""Pools and batch norm against NumPy in float64."""
 
 import numba
 import numpy as np
@@ -15,7 +15,6 @@ from npresnet_kernels.cpu.fast.pool import (
     max_pool_backward,
     max_pool_forward,
 )
-from npresnet_kernels.cpu.fast.update import sgd_update
 
 
 def draw(*shape, seed=0):
@@ -157,16 +156,3 @@ def test_nan_travels_through_norm():
     batch_norm_forward(x, zeros, ones, ones, zeros, y, relu=True)
     assert np.isnan(y[0, 1, 1, 3])
     assert np.isnan(y).sum() == 1
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd(nesterov):
-    parameter, gradient = draw(1003), draw(1003, seed=1)
-    buffer = np.zeros_like(parameter)
-    truth, velocity = parameter.astype(np.float64), np.zeros(1003)
-    for _ in range(3):
-        sgd_update(parameter, gradient, buffer, 0.1, 0.9, 1e-2, nesterov)
-        slope = gradient + 1e-2 * truth
-        velocity = 0.9 * velocity + slope
-        truth = truth - 0.1 * (slope + 0.9 * velocity if nesterov else velocity)
-    np.testing.assert_allclose(parameter, truth, atol=1e-6)

@@ -6,6 +6,7 @@ same four things: `weight_floats`, `scratch_floats`, `pack`, `run`. How work is 
 depend on batch and threads; what is computed, and in which order, never does.
 """
 
+from ctypes import addressof, c_char
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,10 @@ def ceil_div(a: int, b: int) -> int:
 
 def address(array: npt.NDArray[np.generic]) -> int:
     """Return where an array's data begin."""
-    return int(array.__array_interface__["data"][0])
+    try:
+        return addressof(c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):  # read-only, empty or with gaps: six times slower
+        return int(array.__array_interface__["data"][0])
 
 
 def _aligned_bytes(count: int) -> int:

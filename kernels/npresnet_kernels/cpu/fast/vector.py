@@ -162,6 +162,12 @@ class Emitter:
         """Return a * b."""
         return self.builder.fmul(a, b)
 
+    def square_root(self, a: ir.Value) -> ir.Value:
+        """Return the square root of a vector of floats."""
+        kind = ir.FunctionType(a.type, [a.type])
+        function = declare(self.builder.module, kind, f"llvm.sqrt.v{LANES}f32")
+        return self.builder.call(function, [a])
+
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """Return a * b + c, rounded once."""
         kind = ir.FunctionType(a.type, [a.type] * 3)
