@@ -159,6 +159,12 @@ def _with_weights(
 
     state, settings = load_pretrained(weights, name)
     told = settings.options if settings else {}
+    outputs = next(iter(state["fc.weight"].shape), 0) if "fc.weight" in state else 0
+    if told.get("num_classes", outputs) != outputs:  # before a network of so many is made
+        raise WeightsError(
+            f"{state.path!r}: its settings say {told['num_classes']} classes, its fc.weight has "
+            f"{outputs}"
+        )
     with init.skip_random():
         model = ResNet(**{**structure, **told, **options})
     fitting: dict[str, Any] = dict(state)
@@ -166,7 +172,6 @@ def _with_weights(
     key = stem_key(state)
     if key in state and key in own and len(state[key].shape) == 4:
         fitting[key] = _with_channels(state[key], own[key].shape[1])
-    outputs = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     if "num_classes" in options and outputs != model.num_classes:
         model.reset_classifier(model.num_classes)  # random, where the rest was left empty
         fitting = {name: array for name, array in fitting.items() if name not in _HEAD}

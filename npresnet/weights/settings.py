@@ -15,6 +15,7 @@ ClassName: TypeAlias = str | int | float | bool
 
 _OPTIONS = ("num_classes", "in_chans", "small_input")
 _VERSION = 1
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class ModelSettings:
 
     def check(self) -> None:
         """Raise a ValueError if the parts contradict each other."""
-        if not isinstance(self.architecture, str):
+        if not isinstance(self.architecture, str) or len(self.architecture) > _LONGEST_NAME:
             raise ValueError(f"architecture expected a name, got {self.architecture!r:.60}")
         unknown = set(self.options) - set(_OPTIONS)
         if unknown:

@@ -14,6 +14,8 @@ import npresnet as nr
 from npresnet.errors import WeightsError
 from npresnet.nn.state import LazyArray
 from npresnet.weights import load_weights, open_weights, save_file
+from npresnet.weights.preprocessing import Preprocessing
+from npresnet.weights.settings import ModelSettings
 from tests.models.torch_resnet import TorchResNet
 
 ROOT = Path(__file__).parent.parent.parent
@@ -103,6 +105,36 @@ def test_a_network_of_torchs_answers_as_in_torch(tmp_path, new):
     by_name = nr.Classifier("resnet18", weights=path)
     image = np.random.default_rng(0).integers(0, 256, (1, 80, 80, 3), np.uint8)
     assert by_name.predict_proba(image).shape == (1, 5)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The settings and state dict of a network of three classes."""
+    seen = Preprocessing(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with nr.nn.init.skip_random():
+        state = nr.resnet18(num_classes=3).state_dict()
+    return ModelSettings.new("resnet18", (0, 1, 2), seen), state
+
+
+@pytest.mark.parametrize(
+    ("arrays", "changes", "message"),
+    [
+        ({"fc.weight": np.float32(1)}, {}, "fc.weight"),
+        ({"conv1.weight": np.float32(1)}, {}, "conv1.weight"),
+        ({}, {"classes": list(range(500_000))}, "500000 classes"),
+        ({}, {"architecture": "x" * 100_000}, "architecture expected a name"),
+    ],
+)
+def test_files_that_lie_about_their_network(tmp_path, small, arrays, changes, message):
+    settings, state = small
+    told = {**settings.to_dict(), **changes}
+    told["options"]["num_classes"] = len(told["classes"])
+    path = tmp_path / "a.safetensors"
+    save_file({**state, **arrays}, path, {"npresnet": json.dumps(told)})
+    for load in (lambda: nr.resnet18(weights=path), lambda: nr.Classifier.load(path)):
+        with pytest.raises(WeightsError, match=message) as caught:
+            load()
+        assert len(str(caught.value)) < 1000
 
 
 MEASURE = """
