@@ -20,11 +20,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from npresnet.errors import BackendError, DeviceMemoryError
+from npresnet.errors import BackendError, DeviceMemoryError, DtypeError
 from npresnet_kernels.contract import Array, KernelSet
 
 __all__ = [
     "Backend",
+    "adopt",
     "cuda_devices",
     "current_backend",
     "for_arrays",
@@ -318,22 +319,43 @@ def for_data(value: object) -> Backend:
     return resolve(_home(value))
 
 
-def from_dlpack(value: Any) -> Array:
-    """Return the memory of another library's array as an array, without a copy.
+def adopt(value: Any) -> Any:
+    """Return an array of PyTorch, JAX or another library as one of NumPy's or CuPy's.
+
+    It stays where it lives, and shares its memory where its library allows that. Anything but such
+    an array is handed through.
 
     Raises
     ------
     BackendError
         If it lives where npresnet has no backend, or that can't be used.
+    DtypeError
+        If its library doesn't hand its values over: it wants a gradient, say.
     """
+    if isinstance(value, np.ndarray) or _on_device(value):
+        return value
+    return from_dlpack(value) if hasattr(value, "__dlpack_device__") else value
+
+
+def from_dlpack(value: Any) -> Array:
+    """Return the memory of another library's array as an array, without a copy; see `adopt`."""
     kind, index = value.__dlpack_device__()
-    if kind == 1:  # kDLCPU
-        return np.from_dlpack(value)
-    if kind not in (2, 13):  # kDLCUDA, kDLCUDAManaged
+    if kind not in (1, 2, 13):  # kDLCPU, kDLCUDA, kDLCUDAManaged
         raise BackendError(f"from_dlpack takes arrays of the CPU or of a CUDA device, got {kind=}")
-    backend = resolve(f"gpu:{index}")
-    with backend.scope():
-        return cast(Array, backend.xp.from_dlpack(value))
+    try:
+        if kind == 1:
+            return np.from_dlpack(value)
+        backend = resolve(f"gpu:{index}")
+        with backend.scope():
+            return cast(Array, backend.xp.from_dlpack(value))
+    except BackendError as error:
+        raise BackendError(
+            f"the {type(value).__name__} lives on gpu:{index}, which npresnet can't use ({error}): "
+            "move it to the CPU first, by .cpu() in PyTorch or jax.device_get"
+        ) from None
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DtypeError(f"can't share the memory of a {type(value).__name__}: {reason}") from None
 
 
 def for_arrays(arrays: Iterable[Array | None]) -> Backend:

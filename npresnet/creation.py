@@ -127,7 +127,7 @@ def from_dlpack(array: Any) -> Tensor:
     Raises
     ------
     DtypeError
-        If it has no ``__dlpack__``.
+        If it has no ``__dlpack__``, or doesn't hand its memory over: it wants a gradient, say.
     BackendError
         If it lives where npresnet has no backend.
     """

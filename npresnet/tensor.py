@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from npresnet import elementary
-from npresnet.backend import for_arrays, for_data, resolve
+from npresnet.backend import adopt, for_arrays, for_data, resolve
 from npresnet.errors import DtypeError, GraphError, RangeError, ShapeError
 from npresnet.tape import Context, Node, Operation, is_grad_enabled, tracer, walk_back
 from npresnet_kernels.contract import Array, Shape
@@ -145,8 +145,12 @@ class Tensor:
         return for_arrays([self.data]).to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
+        array = self.numpy()
+        if copy is False and array is not self.data:
+            raise ValueError(f"the values are on {self.device}: they can't be had without a copy")
+        return np.array(array, dtype=dtype, copy=copy)
 
+    # Other libraries' from_dlpack: the same memory, off the tape.
     def __dlpack__(self, **options: Any) -> Any:
         return self.data.__dlpack__(**options)
 
@@ -557,8 +561,9 @@ def tensor(data: ArrayLike, requires_grad: bool = False, dtype: Any = None) -> T
     Parameters
     ----------
     data : array_like
-        A number, nested sequences, an array or a Tensor. Python floats become float32, Python
-        integers int64; arrays keep their dtype.
+        A number, nested sequences, a Tensor, or an array of NumPy, PyTorch, JAX or CuPy. Python
+        floats become float32, Python integers int64; arrays keep their dtype, and their device if
+        that is a GPU.
     requires_grad : bool
         Whether :meth:`Tensor.backward` shall collect a gradient for it.
     dtype : dtype, optional
@@ -567,11 +572,15 @@ def tensor(data: ArrayLike, requires_grad: bool = False, dtype: Any = None) -> T
     Raises
     ------
     DtypeError
-        If the values aren't numbers.
+        If the values aren't numbers, or another library doesn't hand them over.
+    BackendError
+        If they live on a device that can't be used.
     """
-    array = _array(data.data if isinstance(data, Tensor) else data, dtype)
-    shares = array is data or (isinstance(data, Tensor) and array is data.data)
-    return Tensor(array.copy(order="K") if shares else array, requires_grad=requires_grad)
+    given = data.data if isinstance(data, Tensor) else adopt(data)
+    array = _array(given, dtype)
+    converted = array.dtype != getattr(given, "dtype", array.dtype)
+    fresh = converted or isinstance(given, int | float | list | tuple)
+    return Tensor(array if fresh else array.copy(order="K"), requires_grad=requires_grad)
 
 
 def as_tensor(data: ArrayLike) -> Tensor:
@@ -584,6 +593,7 @@ def _array(data: ArrayLike, dtype: Any = None) -> Array:
 
     Dtypes are torch's.
     """
+    data = adopt(data)
     backend = for_data(data)
     if backend.owns(data):
         array = cast(Array, data)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npresnet.backend import Backend, for_arrays, use_backend
+from npresnet.backend import Backend, adopt, for_arrays, use_backend
 from npresnet.engine.arena import Arena, ArenaPool
 from npresnet.engine.batch import grows
 from npresnet.engine.graph import INTERMEDIATE, Graph, Node, Value
@@ -81,7 +81,7 @@ def received(x: Any, shape: tuple[int, ...], dtype: Any, backend: Backend) -> Ar
     ShapeError, DtypeError, BackendError
         If it doesn't fit.
     """
-    array = x.data if isinstance(x, Tensor) else x
+    array = x.data if isinstance(x, Tensor) else adopt(x)
     if not hasattr(array, "dtype") or not hasattr(array, "shape"):
         raise DtypeError(f"a plan takes an array or a Tensor, got {type(x).__name__}")
     if not backend.owns(array):
@@ -184,12 +184,12 @@ class InferencePlan:
         Parameters
         ----------
         x : array or Tensor
-            The plan's shape, or one with fewer images.
+            The plan's shape, or one with fewer images; arrays of PyTorch, JAX and CuPy too.
 
         Returns
         -------
         array or Tensor
-            What the model returns, new, of the kind of ``x``.
+            What the model returns, new: Tensors for a Tensor, else the backend's arrays.
 
         Raises
         ------

@@ -106,6 +106,8 @@ class Module:
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Run the hooks and :meth:`forward`.
 
+        Arrays, of NumPy or another library, go in as tensors.
+
         Raises
         ------
         ModuleError
@@ -115,6 +117,7 @@ class Module:
         if "_modules" not in own:
             raise ModuleError(_no_init(self, f"before {type(self).__name__} is called"))
         _check_forward(type(self))
+        inputs = tuple(map(_entering, inputs))
         for hook in own["_forward_pre_hooks"].values():
             changed = hook(self, inputs)
             if changed is not None:
@@ -434,6 +437,13 @@ class Module:
             return f"{type(self).__name__}({extra})"
         body = "\n  ".join(([extra] if extra else []) + lines)
         return f"{type(self).__name__}(\n  {body}\n)"
+
+
+def _entering(value: Any) -> Any:
+    """Return an array of any library as a tensor, anything else as it is."""
+    if isinstance(value, Tensor) or not hasattr(value, "__dlpack_device__"):
+        return value
+    return as_tensor(value)
 
 
 def _as_array(value: Any) -> Any:
