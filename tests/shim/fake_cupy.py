@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import sys
+import time
 import types
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.shim import build
 
 GUARD = 256
 DEVICES = 2
+__version__ = "14.2.0"
 TOTAL = 1 << 40
 
 _current = [0]
@@ -313,6 +315,14 @@ class Device:
     mem_info = (TOTAL, TOTAL)
 
 
+class Event:
+    def record(self):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+
 class _Pool:
     freed = 0
 
@@ -340,6 +350,8 @@ def _properties(index):
 
 cuda = types.SimpleNamespace(
     Device=Device,
+    Event=Event,
+    get_elapsed_time=lambda begin, end: (end.time - begin.time) * 1e3,
     Stream=types.SimpleNamespace(null=types.SimpleNamespace(synchronize=lambda: None)),
     runtime=types.SimpleNamespace(
         getDeviceCount=lambda: DEVICES,
@@ -381,6 +393,7 @@ class RawModule:
 
 class RawKernel:
     max_dynamic_shared_size_bytes = 48 * 1024
+    num_regs = 0
 
     def __init__(self, library, name):
         self._library, self.name = library, name

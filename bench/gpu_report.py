@@ -1,0 +1,136 @@
+"""Tables and a picture of what the sections of `gpu_check.py` found."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from typing import Any
+
+import report
+
+Record = dict[str, Any]
+
+PEERS = {"npresnet": "#c0392b", "torch": "#e67e22", "torch.compile": "#2980b9"}
+
+
+def test_records(xml: str) -> list[Record]:
+    """Return counts and the failures of a JUnit file."""
+    try:
+        suites = list(ElementTree.fromstring(xml).iter("testsuite"))
+    except ElementTree.ParseError as error:
+        return [{"error": f"the file of test results is torn: {error}"}]
+    counts = {
+        key: sum(int(suite.get(key, 0)) for suite in suites)
+        for key in ("tests", "failures", "errors", "skipped")
+    }
+    failed = []
+    for case in (case for suite in suites for case in suite.iter("testcase")):
+        for problem in (*case.iter("failure"), *case.iter("error")):
+            message = " ".join((problem.get("message") or "").split())
+            failed.append({"test": f"{case.get('classname')}::{case.get('name')}",
+                           "error": message[:300]})  # fmt: skip
+    return [{"what": "tests", **counts}, *failed]
+
+
+def text(outcomes: Sequence[Any]) -> str:
+    """Return all tables."""
+    parts = [_sections(outcomes)]
+    found = {outcome.name: outcome.records for outcome in outcomes}
+    for name in ("device", "compile", "tests", "peaks"):
+        if found.get(name):
+            parts.append(_plain(name, found[name]))
+    for what in ("inference", "training"):
+        rows = [record for name in found for record in found[name] if record.get("what") == what]
+        if rows:
+            parts.append(_compared(what, rows))
+    if found.get("layers"):
+        parts.append(_layers(found["layers"], found.get("peaks", [])))
+    return "\n".join(parts)
+
+
+def _sections(outcomes: Sequence[Any]) -> str:
+    rows = [(o.name, o.status, f"{o.seconds:.0f}", str(len(o.records))) for o in outcomes]
+    return report.table("sections", ("", "status", "s", "records"), rows)
+
+
+def _plain(title: str, records: Sequence[Record]) -> str:
+    lines = ["", title]
+    for record in records:
+        lines.append("  " + ", ".join(f"{key} {_short(value)}" for key, value in record.items()))
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _key(record: Record) -> tuple[str, int]:
+    return record["precision"], record["batch"]
+
+
+def _compared(what: str, rows: Sequence[Record]) -> str:
+    """One line a precision and batch; times of each peer and the ratios to npresnet."""
+    cases = list(dict.fromkeys(map(_key, rows)))
+    by_peer = {(record["peer"], *_key(record)): record for record in rows}
+    headers = ["", *(f"{peer} ms" for peer in PEERS), "img/s", "x torch", "x compile"]
+    headers += ["MB", "torch MB", "error", "torch error"]
+    lines, reasons = [], []
+    for case in cases:
+        here = {peer: by_peer.get((peer, *case), {}) for peer in PEERS}
+        times = {peer: record.get("ms") for peer, record in here.items()}
+        ours = times["npresnet"]
+        lines.append(
+            [
+                f"{case[0]} batch {case[1]}",
+                *(report.number(value, 4) for value in times.values()),
+                report.number(case[1] / ours * 1e3 if ours else None, 4),
+                *(_times(times[peer], ours) for peer in ("torch", "torch.compile")),
+                report.megabytes(here["npresnet"].get("memory")),
+                report.megabytes(here["torch"].get("memory")),
+                report.error(here["npresnet"].get("error_rms")),
+                report.error(here["torch"].get("error_rms")),
+            ]
+        )
+        for peer, record in here.items():
+            if record.get("error"):
+                reasons.append(f"{peer}, {case[0]} batch {case[1]}: {record['error']}")
+    return "\n".join([report.table(f"{what}, resnet34 at 224x224", headers, lines), *reasons])
+
+
+def _times(theirs: float | None, ours: float | None) -> str:
+    return f"{theirs / ours:.2f}x" if theirs and ours else "-"
+
+
+def _layers(records: Sequence[Record], peaks: Sequence[Record]) -> str:
+    """TFLOP/s of each convolution, and their share of the measured matrix product's."""
+    peak = {r["precision"]: r["tflops"] for r in peaks if r.get("what") == "matmul" and "ms" in r}
+    lines, reasons = [], []
+    for record in records:
+        name = f"{record.get('precision')} {record.get('pass')} {record.get('layer')}"
+        if "ms" not in record:
+            reasons.append(f"{name}: {record.get('error')}")
+            continue
+        top = peak.get(record["precision"])
+        share = f"{record['tflops'] / top:.0%}" if top else "-"
+        ms, rate = report.number(record["ms"], 3), report.number(record["tflops"], 3)
+        lines.append([name, ms, rate, share])
+    title = "convolutions, batch 32"
+    return "\n".join([report.table(title, ("", "ms", "TFLOP/s", "of matmul"), lines), *reasons])
+
+
+def draw(figure: Any, outcomes: Sequence[Any]) -> None:
+    """Draw images a second of each peer, a panel for inference and one for training."""
+    records = [record for outcome in outcomes for record in outcome.records]
+    panels = figure.subplots(1, 2)
+    for axis, what in zip(panels, ("inference", "training"), strict=True):
+        rows = [r for r in records if r.get("what") == what and r.get("ms")]
+        cases = list(dict.fromkeys(map(_key, rows)))
+        for i, (peer, colour) in enumerate(PEERS.items()):
+            mine = {_key(r): r["batch"] / r["ms"] * 1e3 for r in rows if r["peer"] == peer}
+            places = [place + 0.27 * (i - 1) for place, case in enumerate(cases) if case in mine]
+            heights = [mine[case] for case in cases if case in mine]
+            axis.bar(places, heights, 0.25, color=colour, label=peer)
+        axis.set_xticks(range(len(cases)), [f"{p}\n{batch}" for p, batch in cases], fontsize=7)
+        axis.set_title(f"{what}, images/s")
+        if cases:
+            axis.legend(fontsize=7)

@@ -1,0 +1,463 @@
+"""The sections of `gpu_check.py`, each run in a process of its own.
+
+A section writes a line of JSON as soon as it knows something, and begins nothing new when its
+time is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+
+MODEL = "resnet34"
+CLASSES = 1000
+PRECISIONS = ("fp16", "fp32", "bf16", "tf32")
+INFERENCE = [(256, "fp16"), (1, "fp16"), (256, "fp32")]
+INFERENCE += [(b, p) for p in PRECISIONS for b in (256, 1, 32) if (b, p) not in INFERENCE]
+TRAINING = [(256, "bf16"), (64, "fp32")]
+TRAINING += [(b, p) for p in PRECISIONS for b in (64, 256) if (b, p) not in TRAINING]
+LAYER_BATCH = 32
+CHECKED = 4
+"""Images whose logits are compared with float64."""
+
+
+class Notes:
+    """Where a section writes what it finds, and its clock."""
+
+    def __init__(self, path: Path, out: Path, seconds: float, size: int = 224) -> None:
+        self.out, self.size = out, size
+        self._path = path
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self._end - time.monotonic()
+
+    def write(self, **record: Any) -> None:
+        """Add a line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def attempt(self, call: Callable[[], dict[str, Any]], **known: Any) -> None:
+        """Write what ``call`` returns, or why it could not."""
+        if self.left() < 1:
+            self.write(**known, error="not run: the time is up")
+            return
+        try:
+            self.write(**known, **call())
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            self.write(**known, error=text[:600])
+
+
+# ---------------------------------------------------------------------- timing
+
+
+def cupy_timer(xp: Any) -> Callable[[Callable[[], Any]], float]:
+    """Return a function that times a call on the current stream, in milliseconds."""
+
+    def once(call: Callable[[], Any]) -> float:
+        begin, end = xp.cuda.Event(), xp.cuda.Event()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(xp.cuda.get_elapsed_time(begin, end))
+
+    return once
+
+
+def torch_timer(torch: Any) -> Callable[[Callable[[], Any]], float]:
+    """Return the same for torch's stream."""
+
+    def once(call: Callable[[], Any]) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end))
+
+    return once
+
+
+def measure(
+    once: Callable[[Callable[[], Any]], float], call: Callable[[], Any], seconds: float
+) -> dict[str, Any]:
+    """Return the median time of a call in ms, its quartiles' distance and the number of calls.
+
+    Three calls warm up; then at least 5 are timed, at most 50, for about ``seconds``.
+    """
+    for _ in range(3):
+        once(call)
+    times: list[float] = []
+    end = time.monotonic() + seconds
+    while len(times) < 5 or (time.monotonic() < end and len(times) < 50):
+        times.append(once(call))
+    low, _, high = statistics.quantiles(times, n=4)
+    return {"ms": statistics.median(times), "spread_ms": high - low, "calls": len(times)}
+
+
+# ---------------------------------------------------------------------- both sides' problem
+
+
+def images(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((count, 3, size, size), dtype=np.float32)
+
+
+def labels(count: int) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, CLASSES, count)
+
+
+def error_of(logits: np.ndarray, notes: Notes) -> float | None:
+    """Return the rms error of some logits relative to float64, if the truth was prepared."""
+    path = notes.out / "truth.npy"
+    if not path.exists():
+        return None
+    truth = np.load(path)
+    wrong = np.sqrt(np.mean((logits[: len(truth)].astype(np.float64) - truth) ** 2))
+    return float(wrong / np.sqrt(np.mean(truth**2)))
+
+
+def _cupy() -> Any:
+    from npresnet_kernels.gpu.device import array_module
+
+    return array_module()
+
+
+# ---------------------------------------------------------------------- device, compile, peaks
+
+
+def device(notes: Notes) -> None:
+    """What the device and the software are."""
+    from npresnet_kernels.gpu import discovery
+
+    for found in discovery.reports():
+        notes.write(what="device", **vars(found))
+    xp = _cupy()
+    notes.write(
+        what="versions",
+        cupy=xp.__version__,
+        runtime=xp.cuda.runtime.runtimeGetVersion(),
+        driver=xp.cuda.runtime.driverGetVersion(),
+    )
+    query = "name,driver_version,clocks.sm,clocks.max.sm,power.limit,temperature.gpu"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+
+    def smi() -> dict[str, Any]:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return {query: done.stdout.strip()}
+
+    notes.attempt(smi, what="nvidia-smi")
+
+
+def compile_all(notes: Notes) -> None:
+    """Compile every kernel for this device by NVRTC, as users' first calls do."""
+    from npresnet_kernels.gpu.source import HERE, kernel_names, read_source
+
+    xp = _cupy()
+    for path in sorted(HERE.glob("*.cu")):
+        code = read_source(path.name)
+        if "SCALAR" not in code:
+            continue  # made from other macros: its launchers compile it
+        for scalar in ("float", "half16", "double", "bfloat16"):
+
+            def build(code: str = code, scalar: str = scalar) -> dict[str, Any]:
+                began = time.monotonic()
+                module = xp.RawModule(code=code, options=("-std=c++14", f"-DSCALAR={scalar}"))
+                kernels = [module.get_function(name) for name in kernel_names(code)]
+                registers = {k.name: k.num_regs for k in kernels}
+                return {"seconds": time.monotonic() - began, "registers": registers}
+
+            notes.attempt(build, what="compile", source=path.name, scalar=scalar)
+
+
+def peaks(notes: Notes) -> None:
+    """What the device reaches in large matrix products and copies."""
+    import torch
+
+    once = torch_timer(torch)
+    n = 8192
+    for precision in PRECISIONS:
+
+        def product(precision: str = precision) -> dict[str, Any]:
+            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+            torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+            x, y = (torch.randn(n, n, device="cuda").to(dtype) for _ in range(2))
+            z = torch.empty(n, n, device="cuda", dtype=dtype)
+            found = measure(once, lambda: torch.mm(x, y, out=z), 1.0)
+            return {**found, "tflops": 2 * n**3 / found["ms"] / 1e9}
+
+        notes.attempt(product, what="matmul", precision=precision)
+
+    def copy() -> dict[str, Any]:
+        x = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+        y = torch.empty_like(x)
+        found = measure(once, lambda: y.copy_(x), 0.5)
+        return {**found, "gigabytes_per_s": 2 * x.numel() / found["ms"] / 1e6}
+
+    notes.attempt(copy, what="copy")
+
+
+def prepare(notes: Notes) -> None:
+    """Write weights that both sides use, and the logits of some images in float64."""
+    import torch
+    from torch_resnet import ResNet
+
+    torch.manual_seed(0)
+    model = ResNet(MODEL, classes=CLASSES)
+    x = torch.from_numpy(images(16, notes.size))
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # running statistics become those of the batch
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.no_grad():
+        model.to(place).train()(x.to(place))
+    for norm in norms:
+        norm.momentum = 0.1
+    state = {key: value.cpu().numpy() for key, value in model.state_dict().items()}
+    np.savez(notes.out / "weights.npz", **state)
+    with torch.inference_mode():
+        logits = model.double().eval()(x[:CHECKED].double().to(place)).cpu().numpy()
+    np.save(notes.out / "truth.npy", logits)
+    notes.write(what="prepared", images=CHECKED, arrays=len(state))
+
+
+# ---------------------------------------------------------------------- npresnet
+
+
+def _ours(notes: Notes, precision: str) -> Any:
+    """npresnet's network with the shared weights, on the device, in a precision."""
+    import npresnet as nr
+
+    if precision == "bf16":
+        raise NotImplementedError("npresnet has no bfloat16 outside of plans yet")
+    with nr.use_backend("gpu"):
+        model = getattr(nr, MODEL)(num_classes=CLASSES)
+    with np.load(notes.out / "weights.npz") as file:
+        model.load_state_dict(dict(file))
+    return model.to("float16") if precision == "fp16" else model
+
+
+def _scope(precision: str) -> Any:
+    import npresnet as nr
+
+    return nr.use_backend("gpu", precision="tf32" if precision == "tf32" else "fp32")
+
+
+def _used(xp: Any) -> int:
+    free, total = xp.cuda.runtime.memGetInfo()
+    return int(total - free)
+
+
+def our_inference(notes: Notes) -> None:
+    """Forward passes by the plan, or eagerly where there is none."""
+    import npresnet as nr
+
+    xp = _cupy()
+    once = cupy_timer(xp)
+    for batch, precision in INFERENCE:
+
+        def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+            xp.get_default_memory_pool().free_all_blocks()
+            with _scope(precision):
+                model = _ours(notes, precision).eval()
+                dtype = "float16" if precision == "fp16" else "float32"
+                shape = (batch, 3, notes.size, notes.size)
+                plan = nr.compile(model, shape, fallback="eager")
+                x = xp.asarray(images(batch, notes.size)).astype(dtype)
+                logits = xp.asnumpy(plan(x))
+                found = measure(once, lambda: plan(x), 2.0)
+            return {
+                **found,
+                "how": type(plan).__name__,
+                "memory": _used(xp),
+                "error_rms": error_of(logits, notes) if batch >= CHECKED else None,
+            }
+
+        notes.attempt(run, what="inference", peer="npresnet", batch=batch, precision=precision)
+
+
+def our_training(notes: Notes) -> None:
+    """Training steps: forward, backward and update by SGD with momentum."""
+    import npresnet as nr
+
+    xp = _cupy()
+    once = cupy_timer(xp)
+    for batch, precision in TRAINING:
+
+        def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+            xp.get_default_memory_pool().free_all_blocks()
+            with _scope(precision):
+                model = _ours(notes, precision).train()
+                optimizer = nr.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+                shape = (batch, 3, notes.size, notes.size)
+                loss = nr.functional.cross_entropy
+                step = nr.compile_step(model, loss, optimizer, shape, fallback="eager")
+                dtype = "float16" if precision == "fp16" else "float32"
+                x = xp.asarray(images(batch, notes.size)).astype(dtype)
+                y = nr.tensor(labels(batch))
+                first = float(step(x, y))
+                found = measure(once, lambda: step(x, y), 2.0)
+            return {**found, "how": type(step).__name__, "memory": _used(xp), "first_loss": first}
+
+        notes.attempt(run, what="training", peer="npresnet", batch=batch, precision=precision)
+
+
+def layers(notes: Notes) -> None:
+    """Each different convolution of the network, forward and both gradients."""
+    once = cupy_timer(_cupy())
+    for precision, dtype in (("fp16", "float16"), ("fp32", "float32")):
+        for conv, _ in networks.distinct(networks.convolutions(MODEL, notes.size)):
+            for direction in ("forward", "grad_input", "grad_weight"):
+
+                def run(
+                    conv: networks.Conv = conv, direction: str = direction, dtype: str = dtype
+                ) -> dict[str, Any]:
+                    found = measure(once, _convolution(conv, direction, dtype), 0.2)
+                    return {**found, "tflops": conv.flop(LAYER_BATCH) / found["ms"] / 1e9}
+
+                known = {"layer": conv.shape, "pass": direction, "precision": precision}
+                notes.attempt(run, what="layer", **known)
+
+
+def _convolution(conv: networks.Conv, direction: str, dtype: str) -> Callable[[], Any]:
+    """Return one pass of a convolution, its arrays made, images channels last."""
+    from npresnet_kernels import gpu
+
+    xp = _cupy()
+    rng = np.random.default_rng(0)
+
+    def array(*shape: int) -> Any:
+        return xp.asarray(rng.standard_normal(shape, dtype=np.float32)).astype(dtype)
+
+    def image(channels: int, size: int) -> Any:
+        return array(LAYER_BATCH, size, size, channels).transpose(0, 3, 1, 2)
+
+    x, g = image(conv.channels_in, conv.size), image(conv.channels_out, conv.out_size)
+    kernel, stride, padding = (conv.kernel,) * 2, (conv.stride,) * 2, (conv.padding,) * 2
+    w = array(conv.channels_out, conv.channels_in, *kernel)
+    options = (stride, padding, (1, 1), 1)
+    if direction == "forward":
+        return lambda: gpu.conv2d(x, w, None, *options)
+    if direction == "grad_input":
+        return lambda: gpu.conv2d_grad_input(g, w, x.shape, *options)
+    return lambda: gpu.conv2d_grad_weight(g, x, kernel, *options)
+
+
+# ---------------------------------------------------------------------- torch
+
+
+def _torch_model(notes: Notes, torch: Any, precision: str) -> Any:
+    from torch_resnet import ResNet
+
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    model = ResNet(MODEL, classes=CLASSES)
+    with np.load(notes.out / "weights.npz") as file:
+        model.load_state_dict({key: torch.from_numpy(file[key]) for key in file.files})
+    return model.cuda().to(memory_format=torch.channels_last)
+
+
+def _amp(torch: Any, precision: str) -> Any:
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    return torch.autocast("cuda", dtype=dtype or torch.float16, enabled=dtype is not None)
+
+
+def _torch_inference(notes: Notes, peer: str, compiled: bool) -> None:
+    import torch
+
+    once = torch_timer(torch)
+    cases = INFERENCE if not compiled else [c for c in INFERENCE if c[0] != 32]
+    for batch, precision in cases:
+
+        def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+            torch.cuda.empty_cache()
+            model = _torch_model(notes, torch, precision).eval()
+            call = torch.compile(model, mode="max-autotune") if compiled else model
+            x = torch.from_numpy(images(batch, notes.size)).cuda()
+            x = x.to(memory_format=torch.channels_last)
+            with torch.inference_mode(), _amp(torch, precision):
+                logits = call(x).float().cpu().numpy()
+                found = measure(once, lambda: call(x), 2.0)
+            free, total = torch.cuda.mem_get_info()
+            wrong = error_of(logits, notes) if batch >= CHECKED else None
+            return {**found, "memory": total - free, "error_rms": wrong}
+
+        notes.attempt(run, what="inference", peer=peer, batch=batch, precision=precision)
+
+
+def _torch_training(notes: Notes, peer: str, compiled: bool) -> None:
+    import torch
+    import torch.nn.functional as functional
+
+    once = torch_timer(torch)
+    cases = TRAINING if not compiled else TRAINING[:2]
+    for batch, precision in cases:
+
+        def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+            torch.cuda.empty_cache()
+            model = _torch_model(notes, torch, precision).train()
+            call = torch.compile(model, mode="max-autotune") if compiled else model
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+            scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
+            x = torch.from_numpy(images(batch, notes.size)).cuda()
+            x = x.to(memory_format=torch.channels_last)
+            y = torch.from_numpy(labels(batch)).cuda()
+
+            def step() -> Any:
+                optimizer.zero_grad(set_to_none=True)
+                with _amp(torch, precision):
+                    loss = functional.cross_entropy(call(x), y)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                return loss
+
+            first = float(step())
+            found = measure(once, step, 2.0)
+            free, total = torch.cuda.mem_get_info()
+            return {**found, "memory": total - free, "first_loss": first}
+
+        notes.attempt(run, what="training", peer=peer, batch=batch, precision=precision)
+
+
+WORK: dict[str, Callable[[Notes], None]] = {
+    "device": device,
+    "compile": compile_all,
+    "peaks": peaks,
+    "prepare": prepare,
+    "npresnet inference": our_inference,
+    "torch inference": lambda notes: _torch_inference(notes, "torch", False),
+    "npresnet training": our_training,
+    "torch training": lambda notes: _torch_training(notes, "torch", False),
+    "layers": layers,
+    "torch.compile inference": lambda notes: _torch_inference(notes, "torch.compile", True),
+    "torch.compile training": lambda notes: _torch_training(notes, "torch.compile", True),
+}
+
+
+def main() -> int:
+    """Do one section."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("section", choices=list(WORK))
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    arguments = parser.parse_args()
+    WORK[arguments.section](Notes(arguments.results, arguments.out, arguments.seconds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
