@@ -27,6 +27,7 @@ from npresnet.errors import (
     ShapeError,
     WeightsError,
 )
+from npresnet.models.sharing import Shareable
 from npresnet.nn import Module
 from npresnet.random import seeded
 from npresnet.training.checkpoint import load_model
@@ -43,7 +44,7 @@ from npresnet.training.recipes import RECIPES, SMALL_SIDE, Recipe
 from npresnet.weights.hub import HubOptions
 from npresnet.weights.preprocessing import Preprocessing
 from npresnet.weights.settings import ModelSettings
-from npresnet.weights.sharing import Shareable, save_described
+from npresnet.weights.sharing import save_described
 
 __all__ = ["Classifier"]
 
@@ -451,7 +452,7 @@ class Classifier(Shareable):
         return model.state_dict(), settings
 
     @classmethod
-    def _from_shared(cls: type[Self], name: str, hub: HubOptions, **options: Any) -> Self:
+    def _from_shared(cls: type[Self], name: str, hub: HubOptions, options: dict[str, Any]) -> Self:
         return cls._loaded(name, hub, options)
 
     @classmethod

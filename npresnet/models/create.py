@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from npresnet.errors import RangeError, WeightsError
 from npresnet.models.features import FeatureListNet
 from npresnet.models.resnet import BasicBlock, Bottleneck, ResNet
 from npresnet.nn import init
+
+if TYPE_CHECKING:
+    from npresnet.weights.pretrained import Pretrained
 
 __all__ = [
     "create_model",
@@ -28,8 +31,10 @@ __all__ = [
     "resnext101_32x8d",
     "resnext101_64x4d",
     "stem_key",
+    "structure_of",
     "wide_resnet50_2",
     "wide_resnet101_2",
+    "with_weights",
 ]
 
 # Blocks of the four stages; the numbers in the names count the layers.
@@ -141,23 +146,31 @@ def create_model(
     WeightsError
         The weights can't be read or don't fit.
     """
-    structure = _structure(name)
+    structure = structure_of(name)
     if features_only:
         options["num_classes"] = 0
     if weights is None:
         model = ResNet(**{**structure, **options})
+        model.architecture = name
     else:
-        model = _with_weights(name, weights, structure, options)
+        from npresnet.weights import load_pretrained  # brings safetensors
+
+        model = with_weights(name, load_pretrained(weights, name), options)
     return FeatureListNet(model, out_indices) if features_only else model
 
 
-def _with_weights(
-    name: str, weights: Any, structure: dict[str, Any], options: dict[str, Any]
-) -> ResNet:
-    """Return a network with weights, their last layer and first convolution made to fit."""
-    from npresnet.weights import load_pretrained  # brings safetensors
+def with_weights(name: str, pretrained: Pretrained, options: dict[str, Any]) -> ResNet:
+    """Return a network with weights, their last layer and first convolution made to fit.
 
-    state, settings = load_pretrained(weights, name)
+    Parameters
+    ----------
+    name, options
+        As for :func:`create_model`.
+    pretrained : Pretrained
+        As `npresnet.weights.load_pretrained` gives it.
+    """
+    structure = structure_of(name)
+    state, settings = pretrained
     told = settings.options if settings else {}
     outputs = next(iter(state["fc.weight"].shape), 0) if "fc.weight" in state else 0
     if told.get("num_classes", outputs) != outputs:  # before a network of so many is made
@@ -178,10 +191,11 @@ def _with_weights(
         own = model.state_dict()
         fitting.update({name: own[name] for name in _HEAD if name in own})
     model.load_state_dict(fitting)
+    model.architecture, model.settings = name, settings
     return model
 
 
-def _structure(name: str) -> dict[str, Any]:
+def structure_of(name: str) -> dict[str, Any]:
     """Return the arguments of ResNet that a name stands for."""
     if name not in _NAMES:
         raise RangeError(f"there is no network {name!r}: npresnet has {', '.join(_NAMES)}")

@@ -13,15 +13,20 @@ variants, with timm's letters for the stems:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from npresnet import functional as F
 from npresnet import nn
 from npresnet.backend import for_arrays, use_backend
 from npresnet.creation import cat
-from npresnet.errors import RangeError
+from npresnet.errors import RangeError, WeightsError
+from npresnet.models.sharing import Shareable
 from npresnet.tensor import Tensor
+
+if TYPE_CHECKING:
+    from npresnet.weights.hub import HubOptions
+    from npresnet.weights.settings import ModelSettings
 
 __all__ = ["GLOBAL_POOLS", "BasicBlock", "Bottleneck", "GlobalPool", "ResNet", "SqueezeExcite"]
 
@@ -192,7 +197,7 @@ class GlobalPool(nn.Module):
         return repr(self.kind)
 
 
-class ResNet(nn.Module):
+class ResNet(Shareable, nn.Module):
     """A residual network for images; its arguments have timm's names.
 
     Parameters
@@ -234,6 +239,10 @@ class ResNet(nn.Module):
     feature_info : list of dict
         Of the stem and of each stage: its channels ``num_chs``, the ``reduction`` of its maps and
         the name of its last ``module``.
+    architecture : str or None
+        The name that the network was made by, ``"resnet34"`` for instance.
+    settings : ModelSettings or None
+        What came with the weights that it was made with: classes, preprocessing.
 
     Raises
     ------
@@ -260,6 +269,8 @@ class ResNet(nn.Module):
         rd_ratio: float = 0.0,
     ) -> None:
         super().__init__()
+        self.architecture: str | None = None
+        self.settings: ModelSettings | None = None
         if in_chans < 1:
             raise RangeError(f"a ResNet needs at least one input channel, got in_chans={in_chans}")
         if stem_type not in STEM_TYPES:
@@ -298,6 +309,32 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
                 nn.init.zeros_(module.last_norm.weight)
+
+    def _shared(self) -> tuple[Mapping[str, Any], ModelSettings]:
+        from npresnet.models.describe import describe
+
+        if self.architecture is None or self.avgpool.kind != "avg":
+            raise WeightsError(
+                "a file describes networks made by a name of npresnet.models.list_models(), with "
+                "global_pool='avg': save the state_dict() of another"
+            )
+        state = self.state_dict()
+        settings = describe(self.architecture, state)
+        known = self.settings  # of weights that it may have been made to differ from
+        return state, known if known and known.options == settings.options else settings
+
+    @classmethod
+    def _from_shared(cls, name: str, hub: HubOptions, options: dict[str, Any]) -> Any:
+        from npresnet.models.create import with_weights
+        from npresnet.weights import load_pretrained
+
+        pretrained = load_pretrained(name, hub=hub)
+        if pretrained.settings is None:
+            raise WeightsError(
+                f"{name!r} doesn't say which network it holds: use its name, as in "
+                "nr.resnet34(weights=...)"
+            )
+        return with_weights(pretrained.settings.architecture, pretrained, options)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give the network a fresh last layer, where and in the dtype that the others are.

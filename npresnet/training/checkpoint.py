@@ -13,12 +13,11 @@ from dataclasses import replace
 
 from npresnet import models
 from npresnet.errors import NpresnetError, WeightsError
+from npresnet.models.describe import describe, recognise
 from npresnet.nn import Module, init
 from npresnet.random import seeded
 from npresnet.weights import WeightFile, load_pretrained
-from npresnet.weights.config import class_names
 from npresnet.weights.hub import HubOptions
-from npresnet.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from npresnet.weights.settings import ClassName, ModelSettings
 from npresnet.weights.sharing import save_described
 
@@ -91,12 +90,13 @@ def load_model(
         A weight file of npresnet's, or of any other ResNet with torchvision's names; or a name that
         `npresnet.weights.load_pretrained` knows: ``"timm/resnet34.a1_in1k"``, for instance.
     architecture : str, optional
-        What a file that doesn't say so holds: ``"resnet34"``, for instance. Number of classes,
-        channels and the kind of stem follow from the shapes; the preprocessing is ImageNet's.
+        What a file that doesn't say so holds: ``"resnet34"``, for instance; torchvision's networks
+        are recognised without it. Number of classes, channels and the kind of stem follow from the
+        shapes; the preprocessing is ImageNet's.
     classes : sequence, optional
         Names to use in place of the file's, as many.
     default : str, optional
-        As `architecture`, but what the file says counts more.
+        As `architecture`, but what the file says, or is recognised as, counts more.
     hub : HubOptions, optional
         For a name on the hub.
 
@@ -115,8 +115,8 @@ def load_model(
     name = os.fspath(path)
     state, settings = load_pretrained(path, architecture, default, hub)
     try:
-        if settings is None and (plain := architecture or default) is not None:
-            settings = _plain_settings(plain, state)
+        if settings is None and (plain := architecture or recognise(state) or default) is not None:
+            settings = describe(plain, state)
         if settings is None:
             raise WeightsError(
                 "it doesn't say which network it holds: name it, as in "
@@ -132,30 +132,6 @@ def load_model(
     except NpresnetError as error:
         raise WeightsError(f"{name!r}: {error}") from None
     return model.eval(), settings
-
-
-def _plain_settings(architecture: str, state: WeightFile) -> ModelSettings:
-    """Settings of a state dict with torchvision's names, from its shapes."""
-    stem = models.stem_key(state)
-    for key, ndim in ((stem, 4), ("fc.weight", 2)):
-        if key not in state or state[key].ndim != ndim:
-            raise WeightsError(
-                f"it has no {key} of {ndim} dimensions, so it isn't a ResNet with torchvision's "
-                "names: rename its keys first"
-            )
-    outputs, channels = state["fc.weight"].shape[0], state[stem].shape[1]
-    if channels not in (1, 3):
-        raise WeightsError(f"its images have {channels} channels, expected 1 or 3")
-    small = stem == "conv1.weight" and state[stem].shape[2] == 3  # deep stems are 3x3 anyway
-    grey = channels == 1
-    preprocessing = Preprocessing(
-        size=(32, 32) if small else (224, 224),
-        channels=channels,
-        resize=None if small else 256,
-        mean=(0.5,) if grey else IMAGENET_MEAN,
-        std=(0.5,) if grey else IMAGENET_STD,
-    )
-    return ModelSettings.new(architecture, class_names(outputs), preprocessing, small)
 
 
 def _check_shapes(settings: ModelSettings, state: WeightFile) -> None:

@@ -1,4 +1,4 @@
-"""Networks as repositories: written to a folder, pushed to the hub, made from either.
+"""Weights as repositories: written to a folder, pushed to the hub.
 
 A repository holds ``model.safetensors``, whose header says all that npresnet needs, and
 ``config.json``, which says the same in timm's words, so that timm, too, can load it where it knows
@@ -10,23 +10,22 @@ from __future__ import annotations
 import functools
 import json
 import os
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from npresnet.backend import in_main_memory
 from npresnet.errors import NpresnetError, WeightsError, WriteError
 from npresnet.weights.atomic import write_text
 from npresnet.weights.config import to_config
-from npresnet.weights.hub import CONFIG, WEIGHTS, HubOptions, need_hub
+from npresnet.weights.hub import CONFIG, WEIGHTS, need_hub
 from npresnet.weights.pretrained import METADATA_KEY
 from npresnet.weights.safetensors_file import save_file
 from npresnet.weights.settings import ModelSettings
 
-__all__ = ["Shareable", "save_described"]
+__all__ = ["push_repository", "save_described", "save_repository"]
 
-Self = TypeVar("Self", bound="Shareable")
+State = Mapping[str, Any]
 
 _CARD = """\
 ---
@@ -51,9 +50,7 @@ clf.predict(["image.jpg"])
 """
 
 
-def save_described(
-    path: str | os.PathLike[str], state: Mapping[str, Any], settings: ModelSettings
-) -> None:
+def save_described(path: str | os.PathLike[str], state: State, settings: ModelSettings) -> None:
     """Write weights and what they are to a ``.safetensors`` file, whole or not at all.
 
     Parameters
@@ -81,148 +78,85 @@ def save_described(
     save_file(arrays, path, {METADATA_KEY: text})
 
 
-class Shareable:
-    """What has weights and knows what they are; huggingface_hub's methods for it."""
+def save_repository(folder: str | os.PathLike[str], state: State, settings: ModelSettings) -> None:
+    """Write ``config.json``, ``model.safetensors`` and, where there is none, ``README.md``.
 
-    @abstractmethod
-    def _shared(self) -> tuple[Mapping[str, Any], ModelSettings]:
-        """Return the state dict, and what it is."""
+    Parameters
+    ----------
+    folder : path
+        Made if it isn't there.
+    state, settings
+        As for `save_described`.
 
-    @classmethod
-    @abstractmethod
-    def _from_shared(cls: type[Self], name: str, hub: HubOptions, **options: Any) -> Self:
-        """Make one from a folder or from a repository on the hub."""
+    Raises
+    ------
+    WeightsError
+        As `save_described`.
+    WriteError
+        The folder can't be written.
+    """
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"can't make the folder {os.fspath(folder)!r}: {error.strerror}: get permission or "
+            "choose another place"
+        ) from error
+    save_described(place / WEIGHTS, state, settings)
+    write_text(place / CONFIG, json.dumps(to_config(settings), indent=2) + "\n")
+    if not (place / "README.md").exists():
+        card = _CARD.format(architecture=settings.architecture, classes=len(settings.classes))
+        write_text(place / "README.md", card)
 
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike[str],
-        *,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        **push_to_hub_kwargs: Any,
-    ) -> str | None:
-        """Write ``config.json`` and ``model.safetensors`` into a folder.
 
-        Parameters
-        ----------
-        save_directory : path
-            Made if it isn't there; the two files are replaced, a README.md is left as it is.
-        push_to_hub : bool
-            Whether to push it afterwards.
-        repo_id : str, optional
-            Where to; by default the folder's name.
-        **push_to_hub_kwargs
-            As for `push_to_hub`.
+def push_repository(repo_id: str, state: State, settings: ModelSettings, **options: Any) -> str:
+    """Push weights to the Hugging Face Hub, by ``huggingface_hub.ModelHubMixin``.
 
-        Returns
-        -------
-        str or None
-            The URL of the commit, if it was pushed.
+    Parameters
+    ----------
+    repo_id : str
+        ``OWNER/NAME``, or NAME alone for the owner of the token; made if it isn't there.
+    state, settings
+        As for `save_described`.
+    **options
+        As for ``ModelHubMixin.push_to_hub``.
 
-        Raises
-        ------
-        WeightsError
-            The classes are neither text nor numbers.
-        WriteError
-            The folder can't be written.
-        """
-        folder = Path(save_directory)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(
-                f"can't make the folder {os.fspath(folder)!r}: {error.strerror}: get permission or "
-                "choose another place"
-            ) from error
-        state, settings = self._shared()
-        save_described(folder / WEIGHTS, state, settings)
-        write_text(folder / CONFIG, json.dumps(to_config(settings), indent=2) + "\n")
-        if not (folder / "README.md").exists():
-            card = _CARD.format(architecture=settings.architecture, classes=len(settings.classes))
-            write_text(folder / "README.md", card)
-        if not push_to_hub:
-            return None
-        return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs)
+    Returns
+    -------
+    str
+        The URL of the commit.
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Push it to the Hugging Face Hub.
-
-        Parameters
-        ----------
-        repo_id : str
-            ``OWNER/NAME``, or NAME alone for the owner of the token; made if it isn't there.
-        **kwargs
-            ``private``, ``token``, ``branch``, ``commit_message`` and the others of
-            ``huggingface_hub.ModelHubMixin.push_to_hub``.
-
-        Returns
-        -------
-        str
-            The URL of the commit.
-
-        Raises
-        ------
-        ExtraError
-            huggingface_hub isn't installed.
-        WeightsError
-            The hub refuses, or can't be reached.
-        """
-        hub = need_hub()
-        try:
-            return str(_mixin()(self).push_to_hub(repo_id, **kwargs))
-        except (NpresnetError, TypeError):  # of our own, or an argument that the mixin lacks
-            raise
-        except Exception as error:  # of the hub, of the HTTP library beneath it, of the network
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise WeightsError(
-                f"can't push {repo_id!r} to {hub.constants.ENDPOINT}: {reason:.300}: log in with "
-                "'hf auth login' or set HF_TOKEN, and check the name"
-            ) from error
-
-    @classmethod
-    def from_pretrained(
-        cls: type[Self],
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
-        **options: Any,
-    ) -> Self:
-        """Make it from a folder that `save_pretrained` wrote, or a repository on the hub.
-
-        Parameters
-        ----------
-        pretrained_model_name_or_path : str or path
-            The folder, or ``OWNER/NAME``.
-        force_download, token, cache_dir, local_files_only, revision
-            As for ``huggingface_hub.hf_hub_download``.
-        **options
-            Arguments of the network's or classifier's constructor.
-
-        Raises
-        ------
-        ExtraError
-            It is on the hub, and huggingface_hub isn't installed.
-        WeightsError
-            It can't be found, fetched or read.
-        """
-        hub = HubOptions(revision, cache_dir, force_download, local_files_only, token)
-        return cls._from_shared(os.fspath(pretrained_model_name_or_path), hub, **options)
+    Raises
+    ------
+    ExtraError
+        huggingface_hub isn't installed.
+    WeightsError
+        The hub refuses, or can't be reached.
+    """
+    hub = need_hub()
+    try:
+        return str(_mixin()(state, settings).push_to_hub(repo_id, **options))
+    except (NpresnetError, TypeError):  # of our own, or an option that the mixin lacks
+        raise
+    except Exception as error:  # of the hub, of the HTTP library beneath it, of the network
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(
+            f"can't push {repo_id!r} to {hub.constants.ENDPOINT}: {reason:.300}: log in with "
+            "'hf auth login' or set HF_TOKEN, and check the name"
+        ) from error
 
 
 @functools.cache
 def _mixin() -> Any:
-    """Return huggingface_hub's mixin around a `Shareable`: its import waits until it is needed."""
+    """Return huggingface_hub's mixin around weights: its import waits until it is needed."""
     mixin: Any = need_hub().ModelHubMixin
 
     class Pushed(mixin):  # type: ignore[misc]
-        def __init__(self, owner: Shareable) -> None:
-            self.owner = owner
+        def __init__(self, state: State, settings: ModelSettings) -> None:
+            self.state, self.settings = state, settings
 
         def _save_pretrained(self, save_directory: Path) -> None:
-            self.owner.save_pretrained(save_directory)
+            save_repository(save_directory, self.state, self.settings)
 
     return Pushed

@@ -131,6 +131,45 @@ def test_a_push_that_fails(fitted, tmp_path, monkeypatch):
         fitted.push_to_hub("me/net")
 
 
+def test_networks(tmp_path, monkeypatch):
+    """A network keeps what its weights expect; a new head has classes of its own."""
+    fresh = nr.resnet18(num_classes=4, in_chans=1, small_input=True)
+    fresh.save_pretrained(tmp_path / "net")
+    names = ("config.json", "model.safetensors")
+    files = [(tmp_path / "net" / name).read_bytes() for name in names]
+    config = json.loads(files[0])
+    config["npresnet"]["classes"] = ["a", "b", "c", "d"]
+    config["npresnet"]["preprocessing"]["mean"] = [0.25]
+    with fake_hub(monkeypatch, tmp_path / "cache", repository("me/net", config, files[1])):
+        model = nr.ResNet.from_pretrained("me/net")
+        assert model.settings.classes == ("a", "b", "c", "d")
+        other = nr.ResNet.from_pretrained("me/net", num_classes=2)
+    for key, array in fresh.state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[key], array)
+    model.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == {
+        **config,
+        "label_names": ["a", "b", "c", "d"],
+        "pretrained_cfg": {**config["pretrained_cfg"], "mean": [0.25]},
+    }
+    assert nr.Classifier.from_pretrained(tmp_path / "again").settings_ == model.settings
+    other.save_pretrained(tmp_path / "other")
+    told = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert (told["architecture"], told["label_names"]) == ("resnet18", ["0", "1"])
+
+
+def test_networks_that_no_file_describes(tmp_path):
+    unnamed = nr.ResNet(nr.models.BasicBlock, (1, 1, 1, 1), num_classes=2)
+    with pytest.raises(WeightsError, match=r"made by a name of npresnet\.models\.list_models"):
+        unnamed.save_pretrained(tmp_path / "net")
+    with pytest.raises(WeightsError, match="global_pool='avg'"):
+        nr.resnet18(num_classes=2, global_pool="max").push_to_hub("me/net")
+    assert not (tmp_path / "net").exists()
+    nr.weights.save_file(unnamed.state_dict(), tmp_path / "plain.safetensors")
+    with pytest.raises(WeightsError, match="doesn't say which network it holds: use its name"):
+        nr.ResNet.from_pretrained(tmp_path / "plain.safetensors")
+
+
 def test_what_cannot_be_written(fitted, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match=r"can't make the folder '.*file'"):
