@@ -213,7 +213,7 @@ def test_keys_of_a_d_network_are_timms():
 
 def test_every_name_makes_a_network():
     """One block a stage of each: it is the table that is looked at."""
-    structures = {name: models.create._structure(name) for name in nr.list_models()}
+    structures = {name: models.create.structure_of(name) for name in nr.list_models()}
     assert structures["resnext101_64x4d"]["layers"] == (3, 4, 23, 3)
     assert structures["resnext101_64x4d"]["cardinality"] == 64
     assert structures["wide_resnet101_2"]["base_width"] == 128
