@@ -228,6 +228,13 @@ def tile_start(rows: int, tile: int) -> int:
 
 
 @helper
+def chunk_length(depth: int) -> int:
+    """Return the depth of a chunk: equal ones near `DEPTH_CHUNK`, in whole vectors."""
+    chunks = max((depth + DEPTH_CHUNK // 2) // DEPTH_CHUNK, 1)
+    return max((depth + chunks * LANES - 1) // (chunks * LANES) * LANES, LANES)
+
+
+@helper
 def multiply_block(
     gemm: int,
     a: int,
@@ -251,9 +258,8 @@ def multiply_block(
     pass by.
     """
     tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
-    # chunks of equal lengths near DEPTH_CHUNK, in whole vectors; a depth of 0 still clears C
-    chunks = max((depth + DEPTH_CHUNK // 2) // DEPTH_CHUNK, 1)
-    chunk = max((depth + chunks * LANES - 1) // (chunks * LANES) * LANES, LANES)
+    chunk = chunk_length(depth)
+    # a depth of 0 still clears C
     for start in range(0, max(depth, 1), chunk):
         count = min(chunk, depth - start)
         again = 1 if start > 0 else accumulate

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from . import direct, packing, winograd
 from .algorithm import mostly_padding
 from .memory import ALIGNMENT, align, aligned_empty
-from .microkernel import gemm_blocked
+from .microkernel import chunk_length, gemm_blocked
 from .parallel import Integers, run, thread_count
 from .transforms import Form
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
@@ -27,6 +27,9 @@ FLOORS = np.array([-np.inf, 0.0], dtype=np.float32)
 
 BLOCK_FLOATS = 96 * 1024
 """Floats of a block's left operand: well inside an L2 of 1 MB with room for weights."""
+
+STORED_BYTES = 16 * 1024 * 1024
+"""Transformed weights larger than this are made from the plain ones whenever they are needed."""
 
 ITEMS_PER_THREAD = 3
 """Work items wanted for a thread, so that one that is slowed down doesn't hold up the rest."""
@@ -98,6 +101,40 @@ def _fill_epilogue(
     return bias
 
 
+def _packing_table(
+    weight: Floats, view: WeightView, out: Floats, channels: int, out_channels: int
+) -> Integers:
+    """Return what both ways of packing are told."""
+    table = np.zeros(packing.BETWEEN_CHANNELS + 1, dtype=np.int64)
+    table[packing.SOURCE] = address(weight) + view.offset
+    table[packing.TARGET] = address(out)
+    table[packing.DEPTH] = channels
+    table[packing.COLUMNS] = out_channels
+    table[packing.LANE_STEP] = view.lane_step
+    table[packing.DEPTH_STEP] = view.depth_step
+    table[packing.ROW_STEP] = view.row_step
+    table[packing.TAP_STEP] = view.tap_step
+    return table
+
+
+def _pack_direct(
+    weight: Floats,
+    view: WeightView,
+    out: Floats,
+    channels: int,
+    out_channels: int,
+    taps: tuple[int, int],
+    channels_first: bool = False,
+) -> None:
+    """Write weights as (K / 2L, R, S, C, 2L) or (K / 2L, C, R, S, 2L)."""
+    table = _packing_table(weight, view, out, channels, out_channels)
+    table[packing.TAP_ROWS], table[packing.TAP_COLUMNS] = taps
+    table[packing.BETWEEN_TAPS] = 1 if channels_first else channels
+    table[packing.BETWEEN_CHANNELS] = taps[0] * taps[1] if channels_first else 1
+    items = ceil_div(out_channels, TILE_COLUMNS) * 2 * ceil_div(channels, packing.CHUNK)
+    run(packing.pack_direct, table, items, thread_count())
+
+
 class WinogradProblem:
     """A 3x3 convolution of stride 1 in a Winograd form.
 
@@ -124,9 +161,15 @@ class WinogradProblem:
         self.tile_width = ceil_div(self.out_width, form.outputs)
         self.zeros = np.zeros(self.columns * TILE_COLUMNS, dtype=np.float32)
         vectors = ceil_div(channels, LANES)
+        depth = packing.padded_depth(channels)
+        transformed = int(form.points * self.columns * depth * TILE_COLUMNS)
+        self.stored = 4 * transformed > STORED_BYTES and channels % LANES == 0
+        self.weight_floats = self.columns * 9 * channels * TILE_COLUMNS
+        if not self.stored:
+            self.weight_floats = transformed
         self._choose_blocks(form.points * vectors * VECTOR_BYTES)
 
-        table = np.zeros(winograd.GEMM + 1, dtype=np.int64)
+        table = np.zeros(winograd.STORED + 1, dtype=np.int64)
         table[winograd.HEIGHT] = height
         table[winograd.WIDTH] = width
         table[winograd.CHANNELS] = channels
@@ -148,12 +191,6 @@ class WinogradProblem:
         self.shared_block = max(TILE_ROWS, min(128, 4 * 1024 * 1024 // tile_bytes))
         self.shared_group = min(2, self.columns)
 
-    @property
-    def weight_floats(self) -> int:
-        """Floats of the packed weights."""
-        depth = packing.padded_depth(self.channels)
-        return int(self.form.points * self.columns * depth * TILE_COLUMNS)
-
     def _v_bytes(self, tiles: int) -> int:
         return int(self.form.points * winograd.point_step(self.channels, tiles))
 
@@ -163,7 +200,10 @@ class WinogradProblem:
         patch = max(points * winograd.PATCH_VECTORS, 2 * self.form.outputs**2 * group * 2)
         products = block * points * group * TILE_COLUMNS * 4
         v = self._v_bytes(block) if own_v else 0
-        return _aligned_bytes(v + patch * VECTOR_BYTES + products)
+        panel = 0
+        if self.stored:
+            panel = points * winograd.panel_step(chunk_length(self.channels), group)
+        return _aligned_bytes(v + patch * VECTOR_BYTES + products + panel)
 
     def scratch_floats(self, threads: int) -> int:
         """Return the scratch that `run` needs on so many threads."""
@@ -173,21 +213,16 @@ class WinogradProblem:
         return (max(by_block, by_group) + ALIGNMENT) // 4
 
     def pack(self, weight: Floats, view: WeightView, out: Floats) -> None:
-        """Transform weights into `out`, which starts at a cache line."""
+        """Lay out weights in `out`, transformed or not; it starts at a cache line."""
+        if self.stored:
+            _pack_direct(weight, view, out, self.channels, self.out_channels, (3, 3), True)
+            return
         if address(out) % ALIGNMENT:
             raise ValueError(
                 f"packed weights start at no multiple of {ALIGNMENT} bytes: "
                 "take them from memory.aligned_empty"
             )
-        table = np.zeros(packing.TAP_COLUMNS + 1, dtype=np.int64)
-        table[packing.SOURCE] = address(weight) + view.offset
-        table[packing.TARGET] = address(out)
-        table[packing.DEPTH] = self.channels
-        table[packing.COLUMNS] = self.out_channels
-        table[packing.LANE_STEP] = view.lane_step
-        table[packing.DEPTH_STEP] = view.depth_step
-        table[packing.ROW_STEP] = view.row_step
-        table[packing.TAP_STEP] = view.tap_step
+        table = _packing_table(weight, view, out, self.channels, self.out_channels)
         table[packing.POINTS] = self.form.points
         table[packing.WEIGHT_TRANSFORM] = self.form.weight.address
         items = self.columns * 2 * ceil_div(self.channels, packing.CHUNK)
@@ -210,10 +245,11 @@ class WinogradProblem:
         table[winograd.INPUT_TRANSFORM] = self.form.input.address
         table[winograd.OUTPUT_TRANSFORM] = self.form.output.address
         table[winograd.GEMM] = gemm_blocked.address
+        if self.stored:
+            table[winograd.STORED] = self.form.stored.address
 
         blocks = ceil_div(tiles, self.block)
-        shares_weights = self.weight_floats * 4 > 16 * 1024 * 1024
-        if blocks >= 2 * threads and not shares_weights:
+        if blocks >= 2 * threads and not self.stored:
             table[winograd.BLOCK] = self.block
             table[winograd.GROUP] = self.group
             table[winograd.THREAD_SCRATCH] = self._thread_bytes(self.block, self.group, True)
@@ -322,18 +358,7 @@ class DirectProblem:
 
     def pack(self, weight: Floats, view: WeightView, out: Floats) -> None:
         """Lay out weights in `out`."""
-        table = np.zeros(packing.TAP_COLUMNS + 1, dtype=np.int64)
-        table[packing.SOURCE] = address(weight) + view.offset
-        table[packing.TARGET] = address(out)
-        table[packing.DEPTH] = self.channels
-        table[packing.COLUMNS] = self.out_channels
-        table[packing.LANE_STEP] = view.lane_step
-        table[packing.DEPTH_STEP] = view.depth_step
-        table[packing.ROW_STEP] = view.row_step
-        table[packing.TAP_STEP] = view.tap_step
-        table[packing.TAP_ROWS], table[packing.TAP_COLUMNS] = self.grid.taps
-        items = self.columns * 2 * ceil_div(self.channels, packing.CHUNK)
-        run(packing.pack_direct, table, items, thread_count())
+        _pack_direct(weight, view, out, self.channels, self.out_channels, self.grid.taps)
 
     def run(
         self, x: Floats, packed: Floats, y: Floats, scratch: Floats, epilogue: Epilogue

@@ -10,13 +10,17 @@ bias and residual, clamps and writes y. Layouts, L lanes to a vector:
 
 Two schedules give the same bits, as a tile's arithmetic knows nothing of its neighbours: on maps
 with many tiles a thread takes whole blocks; with few tiles and many channels all threads share V
-and each takes groups of output channels, so that the large U is read once.
+and each takes groups of output channels, so that the weights are read once.
+
+F(4x4, 3x3) makes four times as many numbers of the weights. Where no L2 holds them, reading U costs
+more than making it: then the weights stay as they are, (K / 2L, C, 9, 2L), and a thread transforms
+a chunk of the depth of its group into its own L2, just before it multiplies by it.
 """
 
 from .memory import copy_in, copy_out, zero_vectors
-from .microkernel import multiply_block
+from .microkernel import chunk_length, multiply_block
 from .parallel import FIRST, helper, kernel, next_item
-from .transforms import call_input, call_output
+from .transforms import call_input, call_output, call_stored
 from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
 
 (
@@ -48,7 +52,8 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
     INPUT_TRANSFORM,
     OUTPUT_TRANSFORM,
     GEMM,
-) = range(FIRST, FIRST + 28)
+    STORED,
+) = range(FIRST, FIRST + 29)
 
 PATCH_VECTORS = 4
 """Vectors of channels that a padded copy of an edge tile holds at a time."""
@@ -211,18 +216,13 @@ def finish_tile(table: int, tile: int, points: int, column: int, columns: int, p
 
 
 @helper
-def multiply_tiles(
-    table: int, first: int, tiles: int, stored: int, v: int, group: int, products: int, patch: int
+def multiply_packed(
+    table: int, tiles: int, stored: int, v: int, column: int, columns: int, products: int
 ) -> None:
-    """Make M and y of `tiles` tiles from `first` on, for group number `group` of channels.
-
-    `v` is their V, in an array of `stored` tiles; `products` is room for M.
-    """
+    """Make M of `tiles` tiles for `columns` column tiles from `column` on, from U in memory."""
     channels = load_int(table, CHANNELS)
     points = load_int(table, SIZE) * load_int(table, SIZE)
     all_columns = (load_int(table, OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
-    column = group * load_int(table, GROUP)
-    columns = min(load_int(table, GROUP), all_columns - column)
     depth = (channels + 3) // 4 * 4
     weight_step = depth * TILE_COLUMNS * 4
     product_step = columns * TILE_COLUMNS * 4
@@ -246,10 +246,76 @@ def multiply_tiles(
             following,
             0,
         )
+
+
+@helper
+def panel_step(depth: int, columns: int) -> int:
+    """Return the bytes from one point to the next of a chunk of U, odd in vectors: see V."""
+    return (2 * depth * columns | 1) * VECTOR_BYTES
+
+
+@helper
+def multiply_stored(
+    table: int, tiles: int, stored: int, v: int, column: int, columns: int, products: int, u: int
+) -> None:
+    """Make M as `multiply_packed` does, with U made chunk by chunk at `u` from the weights."""
+    depth = load_int(table, CHANNELS)
+    points = load_int(table, SIZE) * load_int(table, SIZE)
+    row = TILE_COLUMNS * 4
+    product_step = columns * row
+    chunk = chunk_length(depth)
+    for start in range(0, depth, chunk):
+        count = min(chunk, depth - start)
+        between = panel_step(count, columns)
+        for number in range(columns):
+            filters = ((column + number) * depth + start) * 9 * row
+            call_stored(
+                load_int(table, STORED),
+                load_int(table, WEIGHT) + filters,
+                u + number * count * row,
+                between,
+                count,
+            )
+        for point in range(points):
+            panel = u + point * between
+            multiply_block(
+                load_int(table, GEMM),
+                v + point * point_step(depth, stored) + start // LANES * stored * VECTOR_BYTES,
+                stored * VECTOR_BYTES,
+                panel,
+                count * row,
+                products + point * product_step,
+                points * product_step,
+                row,
+                tiles,
+                count,
+                columns,
+                panel + between,
+                start > 0,
+            )
+
+
+@helper
+def multiply_tiles(
+    table: int, first: int, tiles: int, stored: int, v: int, group: int, products: int, patch: int
+) -> None:
+    """Make M and y of `tiles` tiles from `first` on, for group number `group` of channels.
+
+    `v` is their V, in an array of `stored` tiles; `products` is room for M, and behind it for a
+    chunk of U where that isn't stored.
+    """
+    points = load_int(table, SIZE) * load_int(table, SIZE)
+    all_columns = (load_int(table, OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
+    column = group * load_int(table, GROUP)
+    columns = min(load_int(table, GROUP), all_columns - column)
+    tile_bytes = points * columns * TILE_COLUMNS * 4
+    if load_int(table, STORED):
+        u = products + load_int(table, BLOCK) * points * load_int(table, GROUP) * TILE_COLUMNS * 4
+        multiply_stored(table, tiles, stored, v, column, columns, products, u)
+    else:
+        multiply_packed(table, tiles, stored, v, column, columns, products)
     for tile in range(tiles):
-        finish_tile(
-            table, first + tile, products + tile * points * product_step, column, columns, patch
-        )
+        finish_tile(table, first + tile, products + tile * tile_bytes, column, columns, patch)
 
 
 @helper
