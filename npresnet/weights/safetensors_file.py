@@ -20,7 +20,7 @@ from npresnet.backend import in_main_memory
 from npresnet.errors import WeightsError, WriteError
 from npresnet.weights.atomic import write_aside
 from npresnet.weights.mapped import MappedFile
-from npresnet.weights.stored import StoredArray
+from npresnet.weights.stored import StoredArray, check_count
 
 __all__ = ["load_file", "load_metadata", "read_safetensors", "save_file"]
 
@@ -133,6 +133,7 @@ def read_safetensors(file: MappedFile) -> tuple[dict[str, StoredArray], dict[str
     """
     header, begin = _header(file)
     metadata = header.pop("__metadata__", None) or {}
+    check_count(len(header))
     arrays = {}
     for key in sorted(header):
         entry = header[key]

@@ -14,7 +14,7 @@ from npresnet.errors import WeightsError
 from npresnet.nn.state import LazyArray
 from npresnet.weights.mapped import Extent, release
 
-__all__ = ["STORED_DTYPES", "StoredArray", "contiguous_strides"]
+__all__ = ["STORED_DTYPES", "StoredArray", "check_count", "contiguous_strides"]
 
 # What files call the dtypes that have a place in a model, and how NumPy reads their bytes.
 # bfloat16 is the upper half of a float32; a byte of a bool may hold anything.
@@ -34,6 +34,7 @@ STORED_DTYPES = {
     "bool": "u1",
 }
 
+_MOST_ARRAYS = 1 << 16
 _MOST_DIMENSIONS = 32
 _LARGEST = 2**62  # bytes; NumPy counts them in 63 bits, with empty axes left out
 
@@ -127,7 +128,7 @@ class StoredArray(LazyArray):
     def borrowed(self) -> Iterator[npt.NDArray[Any]]:
         """Lend the values, in the machine's byte order: in place where the file has them so.
 
-        What is lent can't be written to, and its memory may be gone after the ``with`` block.
+        What is lent can't be written to, and is to be copied within the ``with`` block.
         """
         raw, strides = self._view
         # NumPy checks the reach again
@@ -144,6 +145,12 @@ class StoredArray(LazyArray):
             yield inside.astype(self.dtype, order="C", copy=False)
         del inside
         release(self._bytes)
+
+
+def check_count(count: int) -> None:
+    """Raise a WeightsError if a file has more arrays than any network needs."""
+    if count > _MOST_ARRAYS:
+        raise WeightsError(f"holds {count:,} arrays, expected at most {_MOST_ARRAYS:,}: split it")
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from npresnet.errors import WeightsError
-from npresnet.weights.stored import StoredArray
+from npresnet.weights.stored import StoredArray, check_count
 from npresnet.weights.torch_file import Inert, Tensor
 
 __all__ = ["find_state", "strip_prefixes"]
@@ -45,7 +45,8 @@ def find_state(saved: Any) -> tuple[dict[str, StoredArray], str]:
     """
     path: list[str] = []
     while len(path) < _DEEPEST and isinstance(saved, dict):
-        part = next((name for name in _PARTS if isinstance(saved.get(name), dict)), None)
+        # an empty one doesn't count
+        part = next((n for n in _PARTS if isinstance(saved.get(n), dict) and saved[n]), None)
         if part is None:
             break
         path.append(part)
@@ -53,6 +54,7 @@ def find_state(saved: Any) -> tuple[dict[str, StoredArray], str]:
     if not isinstance(saved, dict):
         kind = "a single tensor" if isinstance(saved, Tensor) else f"a {type(saved).__name__}"
         raise WeightsError(f"holds {kind}, expected a state dict (names to tensors): {_CURE}")
+    check_count(len(saved))
     state = {}
     for key, value in saved.items():
         if isinstance(value, Tensor) or (isinstance(value, Inert) and value.reason):

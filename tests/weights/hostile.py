@@ -239,6 +239,17 @@ def bombs():
         "long names": b"}" + (text(long_key) + b"Ns") * 4000,
         "many tensors": table(w=tensor())
         + b"(" + text("a") + tensor() + b"q\1" + (text("b") + b"h\1") * 20_000 + b"u",
+        "many names for a tensor": b"}" + text("a") + tensor() + b"q\1s("
+        + b"".join(text(f"{i}") + b"h\1" for i in range(150_000)) + b"u",
+        "many in fours": b"}" + text("a") + tensor() + b"q\1s" + b"".join(
+            b"(" + text(f"{i}") + b"h\1" + text(f"{i}b") + b"h\1u" for i in range(70_000)
+        ),
+        "many calls": name("collections", "OrderedDict") + b"q\1]" + b"h\1)Ra" * 160_000,
+        "many namespaces": name("argparse", "Namespace") + b"q\1]" + b"h\1)\x81}ba" * 100_000,
+        "many globals": b"]" + (name("torch", "FloatStorage") + b"a") * 300_000,
+        "many storages": b"]" + storage().replace(b"Q", b"q\1Q") + b"a" + b"h\1Qa" * 160_000,
+        "many rebuilt": b"]" + tensor().replace(b"tR", b"tq\1R")
+        + b"a" + (b"".join((name("torch._utils", "_rebuild_tensor_v2"), b"h\1Ra"))) * 160_000,
         "large pickle": b"}" + text("a" * 17_000_000) + b"Ns",
     }  # fmt: skip
     nine = made.pop("nine bytes.pth")
@@ -611,6 +622,9 @@ def tables():
         "header too large": made_of(b"{" + b" " * 9_000_000 + b"}", b""),
         "header of many": made_of(
             {f"k{i}": {**ENTRY, "shape": [0], "data_offsets": [0, 0]} for i in range(150_000)}, b""
+        ),
+        "arrays of many": made_of(
+            {f"k{i}": {**ENTRY, "shape": [0], "data_offsets": [0, 0]} for i in range(110_000)}, b""
         ),
         "not JSON": made_of(b"{'a': 1}"),
         "not a table": made_of([1, 2]),

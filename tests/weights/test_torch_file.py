@@ -164,6 +164,12 @@ def test_a_checkpoint_in_a_checkpoint(tmp_path):
     assert open_weights(tmp_path / "a.pth").part == "model.state_dict"
 
 
+def test_an_empty_part_does_not_count(tmp_path):
+    state = {"w": torch.randn(2)}
+    save({"model_ema": {}, "model": state}, tmp_path / "a.pth")
+    check(tmp_path / "a.pth", state)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers(tmp_path, prefix):
     state = {"w": torch.randn(2), "module.b": torch.randn(1)}

@@ -203,7 +203,7 @@ def _from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     """Stand for a tensor with attributes of its own, which are left out."""
     _expect(isinstance(function, Function), "a function that rebuilds a tensor", function)
     _expect(isinstance(arguments, tuple), "a tuple", arguments)
-    if function.apply is _from_type:
+    if function.apply is _from_type:  # itself among its arguments
         raise damaged("a tensor is rebuilt by what rebuilds tensors, for ever")
     return function(arguments)
 

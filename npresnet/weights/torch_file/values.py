@@ -5,6 +5,7 @@ None of them is torch's or does anything; a tensor is a description of where its
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
@@ -48,12 +49,18 @@ class Inert:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Function:
     """A function of ours that stands for one of torch's of this name."""
 
-    name: str
-    apply: Callable[..., Any]
+    __slots__ = ("_least", "_most", "apply", "name")
+
+    def __init__(self, name: str, apply: Callable[..., Any]) -> None:
+        self.name = name
+        self.apply = apply
+        parameters = signature(apply).parameters.values()
+        any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._least = 0 if any_number else sum(p.default is p.empty for p in parameters)
+        self._most = sys.maxsize if any_number else len(parameters)
 
     def __call__(self, arguments: tuple[Any, ...]) -> Any:
         """Call it.
@@ -63,10 +70,8 @@ class Function:
         WeightsError
             The arguments are of a wrong number or kind.
         """
-        try:
-            signature(self.apply).bind(*arguments)
-        except TypeError as error:
-            raise damaged(f"a pickle calls {self.name}: {error}") from None
+        if not self._least <= len(arguments) <= self._most:
+            raise damaged(f"a pickle calls {self.name} with {len(arguments)} arguments")
         return self.apply(*arguments)
 
 
