@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from npresnet.backend import use_backend
-from npresnet.data import DataLoader, Dataset, Subset, read_image, to_image
+from npresnet.data import DataLoader, Dataset, Subset
 from npresnet.errors import (
     DataError,
     DtypeError,
@@ -34,6 +33,17 @@ from npresnet.training.checkpoint import load_model
 from npresnet.training.datasets import hold_out
 from npresnet.training.evaluate import Evaluation, Predictor, evaluate, probabilities
 from npresnet.training.finetune import start_from
+from npresnet.training.items import (
+    Images,
+    Items,
+    Table,
+    class_array,
+    items_of,
+    label_list,
+    of_sklearn,
+    plain,
+    sorted_classes,
+)
 from npresnet.training.loop import (
     EpochMetrics,
     fit_epochs,
@@ -47,8 +57,6 @@ from npresnet.weights.settings import ModelSettings
 from npresnet.weights.sharing import save_described
 
 __all__ = ["Classifier"]
-
-Images: TypeAlias = Any  # paths, PIL images or uint8 arrays in a sequence, or one array of them
 
 Self = TypeVar("Self", bound="Classifier")
 
@@ -73,7 +81,9 @@ class Classifier(Shareable):
     Images come as a list of paths, of Pillow's images or of uint8 arrays (H, W) or (H, W, C); or as
     one uint8 array (N, H, W) or (N, H, W, C). Paths are read by `npresnet.data.read_image`, which
     has a limit of 50 megapixels and turns no image: to read otherwise, pass what it returns.
-    Labels are any values that can be sorted: names or numbers.
+    A table of other numbers (N, F), an array or a DataFrame, holds the pixels of a grey image in
+    each row: a square one if F is a square number, else one line; it is normalised by its mean and
+    deviation. Labels are any values that can be sorted: names or numbers.
 
     Parameters
     ----------
@@ -115,6 +125,8 @@ class Classifier(Shareable):
         What is saved beside the weights.
     history_ : list of EpochMetrics
         One for each epoch of the last fit.
+    n_features_in_ : int
+        F, after a fit on a table (N, F).
 
     Examples
     --------
@@ -131,6 +143,7 @@ class Classifier(Shareable):
     model_: Module
     settings_: ModelSettings
     history_: list[EpochMetrics]
+    n_features_in_: int
 
     def __init__(
         self,
@@ -208,17 +221,34 @@ class Classifier(Shareable):
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn asks; only it calls this."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            transformer_tags=None,
+            regressor_tags=None,
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(three_d_array=True, string=True),
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Return whether it can predict."""
+        return hasattr(self, "model_") or self.weights is not None
+
     # ------------------------------------------------------------------ learning
 
-    def fit(self: Self, images: Images, labels: Iterable[Any]) -> Self:
+    def fit(self: Self, X: Images, y: Any) -> Self:
         """Train on labelled images, from the beginning or from `weights`.
 
         Parameters
         ----------
-        images : sequence of images, or array
+        X : sequence of images, or array
             See the class.
-        labels : sequence
-            As many labels, of two or more different values.
+        y : sequence
+            As many labels, of two or more different values: a list, an array, a pandas Series.
 
         Returns
         -------
@@ -234,27 +264,35 @@ class Classifier(Shareable):
         TrainingError
             The loss isn't a finite number.
         """
-        items = _Items(images)
-        names = _label_list(labels, len(items))
-        classes = _sorted_classes(names)
+        items = items_of(X)
+        names = label_list(y, len(items))
+        if isinstance(items, Table) and self.augment not in (None, "none"):
+            raise RangeError(f"augment={self.augment!r} is for images: a table is taken as it is")
+        classes = sorted_classes(names)
         number = {name: i for i, name in enumerate(classes)}
         items.labels = [number[name] for name in names]
         seed = int(np.random.default_rng().integers(2**31)) if self.seed is None else self.seed
-        seed = _plain(seed)
+        seed = plain(seed)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise RangeError(f"seed expected an int of at least 0 or None, got {seed!r}")
         kept, held = self._split(items, seed)
         with self._computing(), seeded(seed):
             recipe = self._recipe(items)
             model, settings, recipe = start_from(
-                self.weights, recipe, classes, _plain(self.image_size), seed
+                self.weights, recipe, classes, plain(self.image_size), seed
             )
             history = self._train(model, settings.preprocessing, recipe, items, kept, held, seed)
         self._learned(model, settings, history)
+        if isinstance(items, Table):
+            self.n_features_in_ = items.features
         return self
 
-    def _recipe(self, items: _Items) -> Recipe:
+    def _recipe(self, items: Items) -> Recipe:
         """What to train by: the defaults for such images, changed by the parameters."""
+        # NumPy's numbers come from parameter grids
+        chosen = {name: plain(getattr(self, name)) for name in _RECIPE_PARAMETERS}
+        if isinstance(items, Table):
+            return RECIPES["small"].but(preprocessing=items.preprocessing, **chosen)
         sizes = items.sizes(_LOOKED_AT)
         high, wide = (max(side) for side in zip(*sizes, strict=True))
         grey = items.are_grey
@@ -266,12 +304,10 @@ class Classifier(Shareable):
             seen = recipe.preprocessing
         if grey:
             seen = replace(seen, channels=1, mean=(0.5,), std=(0.25,))
-        # NumPy's numbers come from parameter grids
-        chosen = {name: _plain(getattr(self, name)) for name in _RECIPE_PARAMETERS}
         return recipe.but(preprocessing=seen, **chosen)
 
-    def _split(self, items: _Items, seed: int) -> tuple[list[int], list[int]]:
-        share = _plain(self.validation)
+    def _split(self, items: Items, seed: int) -> tuple[list[int], list[int]]:
+        share = plain(self.validation)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 0.9:
             raise RangeError(f"validation expected a share from 0 to 0.9, got {share!r}")
         if share == 0:
@@ -289,7 +325,7 @@ class Classifier(Shareable):
         model: Module,
         preprocessing: Preprocessing,
         recipe: Recipe,
-        items: _Items,
+        items: Items,
         kept: list[int],
         held: list[int],
         seed: int,
@@ -336,12 +372,13 @@ class Classifier(Shareable):
         self.model_ = model
         self._predictor = Predictor(model)
         self.settings_ = settings
-        self.classes_ = _class_array(settings.classes)
+        self.classes_ = class_array(settings.classes)
         self.history_ = history
+        self.__dict__.pop("n_features_in_", None)
 
     # ------------------------------------------------------------------ predicting
 
-    def predict_proba(self, images: Images) -> npt.NDArray[np.float32]:
+    def predict_proba(self, X: Images) -> npt.NDArray[np.float32]:
         """Return the probability of each class, (N, classes), in the order of `classes_`.
 
         Raises
@@ -353,19 +390,19 @@ class Classifier(Shareable):
         """
         with self._computing():
             settings = self._fitted()[1]
-            items = _Items(images)
+            items = self._taken(X)
             if not len(items):
                 return np.zeros((0, len(settings.classes)), np.float32)
             loader = self._loader(items.seen_by(settings.preprocessing))
             return probabilities(np.concatenate([self._predictor(x) for x, _ in loader]))
 
-    def predict(self, images: Images) -> npt.NDArray[Any]:
+    def predict(self, X: Images) -> npt.NDArray[Any]:
         """Return the likeliest class of each image, (N,); errors as `predict_proba`."""
-        likeliest = self.predict_proba(images).argmax(axis=1)
+        likeliest = self.predict_proba(X).argmax(axis=1)
         labels: npt.NDArray[Any] = self.classes_[likeliest]
         return labels
 
-    def score(self, images: Images, labels: Iterable[Any]) -> float:
+    def score(self, X: Images, y: Any) -> float:
         """Return the share of images whose likeliest class is their label.
 
         Raises
@@ -373,8 +410,8 @@ class Classifier(Shareable):
         DtypeError
             The labels are of another kind than `classes_`; else as `predict_proba`.
         """
-        predicted = self.predict(images).tolist()
-        names = _label_list(labels, len(predicted))
+        predicted = self.predict(X).tolist()
+        names = label_list(y, len(predicted))
         if not names:
             raise DataError("score needs at least one image, got none")
         known = self.classes_.tolist()
@@ -386,7 +423,7 @@ class Classifier(Shareable):
         right = [p == name for p, name in zip(predicted, names, strict=True)]
         return right.count(True) / len(names)
 
-    def evaluate(self, images: Images, labels: Iterable[Any]) -> Evaluation:
+    def evaluate(self, X: Images, y: Any) -> Evaluation:
         """Return loss, accuracy, predictions and confusion on labelled images.
 
         Raises
@@ -396,8 +433,8 @@ class Classifier(Shareable):
         """
         with self._computing():
             settings = self._fitted()[1]
-            items = _Items(images)
-            names = _label_list(labels, len(items))
+            items = self._taken(X)
+            names = label_list(y, len(items))
             number = {name: i for i, name in enumerate(settings.classes)}
             unknown = [name for name in names if name not in number]
             if unknown:
@@ -414,11 +451,21 @@ class Classifier(Shareable):
     def _computing(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.backend is None else use_backend(self.backend)
 
+    def _taken(self, X: Images) -> Items:
+        """The images to classify, of the form that it was fitted on."""
+        items = items_of(X)
+        if hasattr(self, "n_features_in_") and not isinstance(items, Table) and len(items):
+            raise ShapeError(
+                f"this {type(self).__name__} was fitted on a table of {self.n_features_in_} "
+                "columns, got images: pass such a table. Reshape your data"
+            )
+        return items
+
     def _fitted(self) -> tuple[Module, ModelSettings]:
         """The network and its settings; read from `weights` when they are first needed."""
         if not hasattr(self, "model_"):
             if self.weights is None:
-                raise ModuleError(
+                raise _not_fitted()(
                     f"this {type(self).__name__} knows nothing yet: call fit(images, labels), or "
                     "make it with weights=path"
                 )
@@ -488,117 +535,11 @@ class Classifier(Shareable):
         return made
 
 
-class _Items(Dataset):
-    """Images of any of the forms that a classifier takes, one by one."""
-
-    def __init__(self, images: Images) -> None:
-        super().__init__()
-        self.images = _image_list(images)
-        self.labels: list[int] = [0] * len(self.images)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def load(self, index: int) -> tuple[Any, int]:
-        image = self.images[index]
-        if isinstance(image, str | os.PathLike):
-            return read_image(image), self.labels[index]
-        try:
-            return to_image(image), self.labels[index]
-        except (DtypeError, ShapeError) as error:
-            raise type(error)(f"image {index}: {error}") from None
-
-    def seen_by(self, preprocessing: Preprocessing, augment: str = "none") -> _Items:
-        """The same images as a network of this preprocessing takes them."""
-        other = _Items(self.images)
-        other.labels = self.labels
-        other.transform = preprocessing.transform(augment)
-        return other
-
-    def sizes(self, most: int) -> list[tuple[int, int]]:
-        """(height, width) of some images, spread evenly."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), most)).astype(int))
-        images = (self.load(int(index))[0] for index in chosen)
-        return [(image.height, image.width) for image in images]
-
-    @property
-    def are_grey(self) -> bool:
-        """Whether all are arrays of one channel, or images of a grey mode."""
-        return all(
-            (image.ndim == 2 or image.shape[-1] == 1)
-            if isinstance(image, np.ndarray)
-            else getattr(image, "mode", None) in ("1", "L")
-            for image in self.images
-        )
-
-
-def _image_list(images: Images) -> Sequence[Any] | npt.NDArray[np.uint8]:
-    """The images one by one; a single image is refused rather than guessed at."""
-    if isinstance(images, str | bytes | os.PathLike) or hasattr(images, "convert"):
-        raise DtypeError(
-            f"expected a list of images, got one {type(images).__name__}: pass [image]"
-        )
-    if isinstance(images, np.ndarray) and images.dtype != object:
-        if images.ndim not in (3, 4) or (images.ndim == 3 and images.shape[-1] in (3, 4)):
-            raise ShapeError(
-                f"expected images of shape (N, H, W) or (N, H, W, C), got {images.shape}: pass a "
-                "single image as image[None]"
-            )
-        if images.dtype != np.uint8:
-            raise DtypeError(
-                f"expected images of dtype uint8, from 0 to 255, got {images.dtype}: scale and "
-                "convert them"
-            )
-        return images
-    if isinstance(images, Mapping) or not isinstance(images, Iterable):
-        raise DtypeError(f"expected a list of images, got {type(images).__name__}")
-    return list(images)
-
-
-def _label_list(labels: Iterable[Any], count: int) -> list[Any]:
-    """The labels as Python's own values, one for each image."""
-    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
-        raise DtypeError(f"expected a label for each image, got {type(labels).__name__}")
-    names = list(labels)
-    names = [_plain(name) for name in names]
-    if len(names) != count:
-        raise DataError(f"expected a label for each of {count} images, got {len(names)} labels")
-    for i, name in enumerate(names):
-        try:
-            hash(name)
-        except TypeError:
-            raise DtypeError(
-                f"label {i} is a {type(name).__name__}, expected a name or a number: pass one "
-                "label an image"
-            ) from None
-        if name is None or (isinstance(name, float) and not math.isfinite(name)):
-            raise DataError(f"label {i} is {name!r}: leave out images without a label")
-    return names
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy's, or a tensor without dimensions, as Python's own: one kind of 3."""
-    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
-
-
-def _sorted_classes(names: list[Any]) -> tuple[Any, ...]:
-    distinct = set(names)
-    if len(distinct) < 2:
-        raise DataError(f"fit needs images of at least two classes, got {len(distinct)}")
-    try:
-        return tuple(sorted(distinct))
-    except TypeError:
-        kinds = sorted({type(name).__name__ for name in distinct})
-        raise DtypeError(
-            f"labels of kinds {', '.join(kinds)} can't be sorted: pass all of one kind"
-        ) from None
-
-
-def _class_array(classes: Sequence[Any]) -> npt.NDArray[Any]:
-    """An array that gives each class back as it was: tuples stay tuples."""
-    kinds = {type(name) for name in classes}
-    if len(kinds) == 1 and kinds <= {str, int, float, bool}:
-        return np.array(classes)
-    array = np.empty(len(classes), dtype=object)
-    array[:] = classes
-    return array
+def _not_fitted() -> type[Exception]:
+    """Return the error for a classifier without weights: scikit-learn's too where that is used."""
+    theirs = of_sklearn("NotFittedError", ModuleError)
+    if theirs is ModuleError:
+        return ModuleError
+    # another process, which gets it from joblib, may know the one and not the other
+    pickled = {"__reduce__": lambda self: (ModuleError, self.args)}
+    return type("NotFittedError", (ModuleError, theirs), pickled)
