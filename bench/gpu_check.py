@@ -68,7 +68,7 @@ SECTIONS = (
         "tests",
         (
             *("-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "--tb=short"),
-            *(str(ROOT / "tests" / "gpu"), "--junitxml={results}"),
+            *("-p", "gpu_pytest", "--results={results}", str(ROOT / "tests" / "gpu")),
         ),
         130,
     ),
@@ -119,7 +119,8 @@ def run_section(section: Section, out: Path, seconds: float) -> Outcome:
     results.unlink(missing_ok=True)
     places = {"results": results, "seconds": f"{max(1.0, seconds - GRACE):.0f}", "out": out}
     command = [sys.executable, *(part.format(**places) for part in section.command)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
+    folders = [ROOT, ROOT / "kernels", HERE, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(map(str, folders))
     began = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -147,14 +148,11 @@ def _exit(code: int) -> str:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return what a section wrote: JSON lines, of which the last may be torn, or JUnit's XML."""
+    """Return what a section wrote: JSON lines, of which the last may be torn."""
     if not path.exists():
         return []
-    text = path.read_text(errors="replace")
-    if text.lstrip().startswith("<"):
-        return gpu_report.test_records(text)
     records = []
-    for line in text.splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,32 +13,15 @@ Record = dict[str, Any]
 PEERS = {"npresnet": "#c0392b", "torch": "#e67e22", "torch.compile": "#2980b9"}
 
 
-def test_records(xml: str) -> list[Record]:
-    """Return counts and the failures of a JUnit file."""
-    try:
-        suites = list(ElementTree.fromstring(xml).iter("testsuite"))
-    except ElementTree.ParseError as error:
-        return [{"error": f"the file of test results is torn: {error}"}]
-    counts = {
-        key: sum(int(suite.get(key, 0)) for suite in suites)
-        for key in ("tests", "failures", "errors", "skipped")
-    }
-    failed = []
-    for case in (case for suite in suites for case in suite.iter("testcase")):
-        for problem in (*case.iter("failure"), *case.iter("error")):
-            message = " ".join((problem.get("message") or "").split())
-            failed.append({"test": f"{case.get('classname')}::{case.get('name')}",
-                           "error": message[:300]})  # fmt: skip
-    return [{"what": "tests", **counts}, *failed]
-
-
 def text(outcomes: Sequence[Any]) -> str:
     """Return all tables."""
     parts = [_sections(outcomes)]
     found = {outcome.name: outcome.records for outcome in outcomes}
-    for name in ("device", "compile", "tests", "peaks"):
+    for name in ("device", "compile", "peaks"):
         if found.get(name):
             parts.append(_plain(name, found[name]))
+    if found.get("tests"):
+        parts.append(_tests(found["tests"]))
     for what in ("inference", "training"):
         rows = [record for name in found for record in found[name] if record.get("what") == what]
         if rows:
@@ -57,6 +40,19 @@ def _plain(title: str, records: Sequence[Record]) -> str:
     lines = ["", title]
     for record in records:
         lines.append("  " + ", ".join(f"{key} {_short(value)}" for key, value in record.items()))
+    return "\n".join(lines)
+
+
+def _tests(records: Sequence[Record]) -> str:
+    """How many tests came to what, and why some failed."""
+    counts = Counter(record["outcome"] for record in records)
+    lines = ["", "tests: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.items())]
+    for record in records:
+        if record["outcome"] == "failed":
+            said = [line for line in record["error"].splitlines() if line.startswith("E ")]
+            lines.append(f"  {record['name']}: {' '.join(''.join(said[:1]).split())[:200]}")
+    reasons = Counter(r["error"] for r in records if r["outcome"] == "skipped")
+    lines += [f"  {n} skipped: {reason[:200]}" for reason, n in reasons.items()]
     return "\n".join(lines)
 
 

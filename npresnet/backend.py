@@ -91,6 +91,9 @@ class Backend:
         """
         return _NO_SCOPE
 
+    def make_current(self) -> None:
+        """Let what this thread computes outside of npresnet's operations run here too."""
+
     @property
     def device(self) -> str:
         """Where the arrays live: ``"cpu"`` or ``"gpu:N"``."""
@@ -178,7 +181,7 @@ class _GpuBackend(Backend):
             raise
 
     def make_current(self) -> None:
-        """Let what this thread computes outside of npresnet's operations run on the device too."""
+        """Let what this thread computes outside of npresnet's operations run here too."""
         self._cupy.cuda.Device(self.index).use()
 
     def owns(self, array: object) -> bool:
@@ -187,7 +190,7 @@ class _GpuBackend(Backend):
     def asarray(self, value: Any, dtype: Any = None) -> Array:
         with self.scope():
             if isinstance(value, self._cupy.ndarray) and not self.owns(value):
-                value = value.copy()  # onto the current device
+                value = value.copy(order="K")  # onto the current device
             return cast(Array, self._cupy.asarray(value, dtype=dtype))
 
     def to_numpy(self, array: Array) -> Array:
@@ -235,6 +238,7 @@ def current_backend() -> Backend:
         return scoped
     if _default is None:
         _default = resolve(os.environ.get("NPRESNET_BACKEND") or "cpu")
+        _default.make_current()
     return _default
 
 
@@ -265,7 +269,7 @@ def set_backend(name: str, precision: str | None = None) -> None:
     settings = _precision(backend, precision)
     if isinstance(backend, _GpuBackend):
         settings.set_precision(precision or "fp32")
-        backend.make_current()
+    backend.make_current()
     _default = backend
 
 

@@ -7,6 +7,7 @@ the gradient collected so far (``grad``, an array). Names and meanings are torch
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, cast
@@ -384,28 +385,30 @@ class Tensor:
     # Comparisons give bool tensors and no gradient.
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return self._compared(self.data == _operand(other, self))
+        return self._compared(operator.eq, other)
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return self._compared(self.data != _operand(other, self))
+        return self._compared(operator.ne, other)
 
     def __lt__(self, other: ArrayLike) -> Tensor:
-        return self._compared(self.data < _operand(other, self))
+        return self._compared(operator.lt, other)
 
     def __le__(self, other: ArrayLike) -> Tensor:
-        return self._compared(self.data <= _operand(other, self))
+        return self._compared(operator.le, other)
 
     def __gt__(self, other: ArrayLike) -> Tensor:
-        return self._compared(self.data > _operand(other, self))
+        return self._compared(operator.gt, other)
 
     def __ge__(self, other: ArrayLike) -> Tensor:
-        return self._compared(self.data >= _operand(other, self))
+        return self._compared(operator.ge, other)
 
     __hash__ = object.__hash__
 
-    def _compared(self, truth: Any) -> Tensor:
-        # asarray: NumPy makes scalars of what has no dimensions
-        return Tensor(for_arrays([self.data]).xp.asarray(truth))
+    def _compared(self, compare: Callable[[Any, Any], Any], other: object) -> Tensor:
+        backend = for_arrays([self.data])
+        with backend.scope():
+            # asarray: NumPy makes scalars of what has no dimensions
+            return Tensor(backend.xp.asarray(compare(self.data, _operand(other, self))))
 
     # ------------------------------------------------------------------ reductions
 
@@ -427,18 +430,22 @@ class Tensor:
 
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Return the position of the first maximum, in the flat tensor or along ``dim``."""
-        if dim is None:
-            return Tensor(for_arrays([self.data]).xp.asarray(self.data.argmax()))
-        return Tensor(self.data.argmax(axis=self._axis(dim), keepdims=keepdim))
+        backend = for_arrays([self.data])
+        with backend.scope():
+            if dim is None:
+                return Tensor(backend.xp.asarray(self.data.argmax()))
+            return Tensor(self.data.argmax(axis=self._axis(dim), keepdims=keepdim))
 
     def max(self, dim: int | None = None, keepdim: bool = False) -> Any:
         """Return the maximum; with ``dim``, the pair (values, indices) along it."""
+        backend = for_arrays([self.data])
         if dim is None:
-            return self.reshape(-1)[int(self.data.argmax())]
+            return self.reshape(-1)[int(self.argmax())]
         axis = self._axis(dim)
-        picked = self.data.argmax(axis=axis, keepdims=True)
-        xp = for_arrays([self.data]).xp
-        grid = list(xp.ogrid[tuple(slice(n) for n in picked.shape)]) if self.ndim > 1 else [None]
+        with backend.scope():
+            picked = self.data.argmax(axis=axis, keepdims=True)
+            sizes = tuple(slice(n) for n in picked.shape)
+            grid = list(backend.xp.ogrid[sizes]) if self.ndim > 1 else [None]
         grid[axis] = picked
         values = self[tuple(grid)]
         if keepdim:

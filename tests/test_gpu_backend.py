@@ -132,6 +132,22 @@ def test_mixed_devices_are_an_error(machine, rng):
     assert nr.tensor(x).to("gpu").to("gpu:1").device == "gpu:1"
 
 
+def test_what_another_device_than_the_current_one_computes(machine, rng):
+    """Comparisons, maxima and losses of a second device, which isn't current."""
+    x = rng.standard_normal((4, 5)).astype(np.float32)
+    there = nr.tensor(x).to("gpu:1")
+    assert (there > 0).device == "gpu:1"
+    assert there.argmax().item() == x.argmax()
+    values, places = there.max(1)
+    np.testing.assert_array_equal(values.numpy(), x.max(1))
+    np.testing.assert_array_equal(places.numpy(), x.argmax(1))
+    assert there.max().item() == x.max()
+    labels = nr.tensor(rng.integers(0, 5, 4)).to("gpu:1")
+    for loss in (nr.functional.cross_entropy, nr.functional.nll_loss):
+        known = loss(nr.tensor(x), labels.to("cpu")).item()
+        np.testing.assert_allclose(loss(there, labels).item(), known, rtol=1e-6)
+
+
 def test_dlpack_without_copies(machine):
     on_device = fake_cupy.asarray(np.arange(4.0))
     tensor = nr.from_dlpack(on_device)
@@ -233,8 +249,14 @@ def test_commands_and_the_environment(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(switch, "_default", None)
     with gpu_machine(), registered():
         run = tmp_path / "run"
-        options = ["--epochs", "1", "--batch-size", "64", "--image-size", "8", "--model", "tiny"]
-        status = main(["train", "digits", "--out", str(run), "--backend", "gpu", *options])
+        for i in range(12):
+            folder = tmp_path / "images" / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((8, 8, 3), 20 * i, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        options = ["--epochs", "1", "--batch-size", "4", "--image-size", "8", "--model", "tiny"]
+        images = str(tmp_path / "images")
+        status = main(["train", images, "--out", str(run), "--backend", "gpu", *options])
         assert status == 0, capsys.readouterr().err
         assert "backend gpu:0" in capsys.readouterr().out
         monkeypatch.setattr(switch, "_default", None)

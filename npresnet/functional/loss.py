@@ -129,11 +129,12 @@ def nll_loss(
     rows, labels, shape = _rows(x, as_tensor(target), ignore_index, "nll_loss")
     w = _class_weight(x, weight)
     backend = for_arrays([labels.data])
-    counted = labels.data != ignore_index
-    safe = backend.xp.where(counted, labels.data, 0)
-    picked = rows[backend.xp.arange(len(safe)), safe]
-    scale = _target_weights(backend, labels, w, ignore_index, x.dtype)
-    losses = -(picked * Tensor(scale))
+    with backend.scope():
+        counted = labels.data != ignore_index
+        safe = backend.xp.where(counted, labels.data, 0)
+        places = backend.xp.arange(len(safe))
+        scale = _target_weights(backend, labels, w, ignore_index, x.dtype)
+    losses = -(rows[places, safe] * Tensor(scale))
     return _reduce(losses, labels, w, ignore_index, reduction, shape)
 
 
@@ -178,12 +179,14 @@ def _rows(
             f"got {labels.shape}"
         )
     classes = x.shape[1] if x.ndim > 1 else x.shape[0]
-    values = labels.data.reshape(-1).astype(np.int64, copy=False)
-    wrong = (values != ignore_index) & ((values < 0) | (values >= classes))
-    if bool(wrong.any()):
-        raise RangeError(
-            f"{name}: target {int(values[wrong][0])} is out of range, expected 0 to {classes - 1}"
-        )
+    with for_arrays([labels.data]).scope():
+        values = labels.data.reshape(-1).astype(np.int64, copy=False)
+        wrong = (values != ignore_index) & ((values < 0) | (values >= classes))
+        if bool(wrong.any()):
+            raise RangeError(
+                f"{name}: target {int(values[wrong][0])} is out of range, expected 0 to "
+                f"{classes - 1}"
+            )
     if x.ndim == 1:
         rows = x.unsqueeze(0)
     elif x.ndim == 2:
@@ -219,10 +222,12 @@ def _reduce(
     if reduction == "sum":
         return total
     backend = for_arrays([labels.data])
-    scale = _target_weights(backend, labels, weight, ignore_index, losses.dtype).sum()
+    with backend.scope():
+        weights = _target_weights(backend, labels, weight, ignore_index, losses.dtype)
+        scale = Tensor(backend.xp.asarray(weights.sum()))
     if float(scale) == 0:
         return total * float("nan")  # the mean of nothing, as torch
-    return total / Tensor(backend.xp.asarray(scale))
+    return total / scale
 
 
 def _against_probabilities(

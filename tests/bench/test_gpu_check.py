@@ -79,15 +79,32 @@ def test_the_shares_fit_the_limit():
     assert {s.name for s in gpu_check.SECTIONS} == {*gpu_work.WORK, "tests", "cpu scaling"}
 
 
-def test_results_of_the_tests():
-    xml = """<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1">
-    <testcase classname="a" name="b"><failure message="no
-    good"/></testcase></testsuite></testsuites>"""
-    assert gpu_report.test_records(xml) == [
-        {"what": "tests", "tests": 3, "failures": 1, "errors": 0, "skipped": 1},
-        {"test": "a::b", "error": "no good"},
-    ]
-    assert "torn" in gpu_report.test_records("<test")[0]["error"]
+TESTS = """
+import pytest
+
+def test_good():
+    pass
+
+def test_bad():
+    assert 1 == 2, "no good"
+
+def test_later():
+    pytest.skip("not today")
+"""
+
+
+def test_results_of_the_tests(tmp_path):
+    """The command of the section, on a file of three tests."""
+    (real,) = (s for s in gpu_check.SECTIONS if s.name == "tests")
+    (tmp_path / "test_three.py").write_text(TESTS)
+    command = (*real.command[:-1], f"--rootdir={tmp_path}", str(tmp_path / "test_three.py"))
+    outcome = gpu_check.run_section(Section("tests", command, 60), tmp_path, 60)
+    assert outcome.status.startswith("failed (exit status 1")
+    assert [r["outcome"] for r in outcome.records] == ["passed", "failed", "skipped"]
+    text = gpu_report.text([outcome])
+    assert "tests: 1 passed, 1 failed, 1 skipped" in text
+    assert "no good" in text
+    assert "1 skipped: Skipped: not today" in text
 
 
 def test_measure():
@@ -119,7 +136,7 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     monkeypatch.setattr(
         networks, "convolutions", lambda *_: iter([networks.Conv("c", 3, 4, 3, 2, 1, 9)])
     )
-    notes = gpu_work.Notes(tmp_path / "r", tmp_path, 60, size=32)
+    notes = gpu_work.Notes(tmp_path / "r", tmp_path, 60, size=24)
     with gpu_machine():
         for name in ("device", "prepare", "npresnet inference", "npresnet training", "layers"):
             gpu_work.WORK[name](notes)

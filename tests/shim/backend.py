@@ -17,6 +17,7 @@ def gpu_machine() -> Iterator[None]:
     """Let this machine seem to have GPUs."""
     with (
         fake_cupy.installed(),
+        fake_cupy.Device(0),
         mock.patch.object(switch, "_made", {}),
         mock.patch.object(discovery, "_installed", return_value=["cupy-cuda13x 14.2.0"]),
     ):

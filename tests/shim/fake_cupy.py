@@ -89,6 +89,10 @@ def _check_guards(array: np.ndarray, name: str) -> None:
 # ---------------------------------------------------------------------- arrays
 
 
+# what needs no kernel, so works on any device
+_VIEWS = ("reshape", "transpose", "swapaxes", "squeeze", "view", "tolist", "item")
+
+
 class ndarray:
     """An array on one of the stand-in's devices."""
 
@@ -105,7 +109,22 @@ class ndarray:
         found = getattr(self._values, name)
         if not callable(found):
             return found
-        return lambda *args, **kwargs: _call(found, args, kwargs)
+
+        def method(*args, **kwargs):
+            if name not in _VIEWS:
+                _require_current(self)
+            with Device(self._device):
+                return _call(found, args, kwargs)
+
+        return method
+
+    def copy(self, order="C"):  # from any device to the current one
+        return ndarray(_guarded(np.array(self._values, order=order)), _current[0])
+
+    def astype(self, dtype, copy=True, **kwargs):
+        if self.dtype == dtype and not copy:
+            return self
+        return _call(self._values_here().astype, (dtype,), kwargs)
 
     device = property(lambda self: types.SimpleNamespace(id=self._device))
     data = property(lambda self: types.SimpleNamespace(ptr=self._values.ctypes.data))
@@ -264,13 +283,21 @@ class _Function:
         return _Function(getattr(self._function, name))
 
 
+class _OpenGrid:
+    def __getitem__(self, index):
+        return _wrapped(np.ogrid[index])
+
+
+ogrid = _OpenGrid()
+
+
 def empty(shape, dtype=float, order="C"):
     return ndarray(_allocate(shape, dtype), _current[0])
 
 
 def asarray(value, dtype=None, order=None):
     if isinstance(value, ndarray):
-        value = value._values if value._device != _current[0] else value._values_here()
+        value = value._values_here()
     return ndarray(_guarded(np.asarray(value, dtype=dtype, order=order)), _current[0])
 
 
