@@ -3,7 +3,8 @@
 What timm writes: ``architecture``, ``num_classes`` and, under ``pretrained_cfg``, the size of the
 input, how images are scaled and cut out, mean and standard deviation, and the names of the classes
 (https://huggingface.co/docs/timm/en/hf_hub). Older files hold all of it at the top. npresnet writes
-the same, and its own settings beside it, which hold what timm has no word for.
+the same, and its own settings beside it, which hold what timm has no word for. Files of the
+transformers library are read, too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from npresnet.data.imagenet import imagenet_classes, imagenet_wnids
 from npresnet.errors import WeightsError
 from npresnet.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from npresnet.weights.settings import ClassName, ModelSettings
+from npresnet.weights.transformers import architecture_of, label_names, preprocessing_of
 
 __all__ = ["MAX_CONFIG_BYTES", "class_names", "read_config", "to_config"]
 
@@ -28,29 +31,62 @@ _CROP_PCT = 0.875  # timm's default
 _MOST_CLASSES = 1_000_000  # a number in a file can't ask for more memory than that
 
 
-def read_config(path: str | os.PathLike[str]) -> ModelSettings:
+def read_config(
+    path: str | os.PathLike[str], find_processor: Callable[[], Path | None] = lambda: None
+) -> ModelSettings | None:
     """Read what a ``config.json`` says of the weights beside it.
+
+    Parameters
+    ----------
+    path : path
+        The file, as timm, transformers or npresnet write it.
+    find_processor : callable
+        Finds the ``preprocessor_config.json`` that transformers writes beside it, or None.
+
+    Returns
+    -------
+    ModelSettings or None
+        None where it names no network.
 
     Raises
     ------
     WeightsError
-        The file can't be read, is no JSON object, or doesn't say what npresnet needs to know.
+        A file can't be read, is no JSON object, or makes no sense.
     """
+    config = _json(path)
+    try:
+        if "npresnet" in config:
+            return ModelSettings.from_dict(config["npresnet"])
+        if config.get("model_type") == "resnet":
+            processor = find_processor()
+            return _of_transformers(config, {} if processor is None else _json(processor))
+        return _of_timm(config) if "architecture" in config else None
+    except WeightsError as error:
+        raise WeightsError(f"{os.fspath(path)!r}: {error}") from None
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(f"{os.fspath(path)!r}: it doesn't make sense: {reason:.300}") from None
+
+
+def _json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object of a file from a stranger."""
     name = os.fspath(path)
     try:
         if os.path.getsize(path) > MAX_CONFIG_BYTES:
-            raise WeightsError(f"it has more than {MAX_CONFIG_BYTES:,} bytes: it is no config.json")
+            raise WeightsError(
+                f"{name!r} has more than {MAX_CONFIG_BYTES:,} bytes: it describes no weights"
+            )
         with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-        if not isinstance(config, dict):
-            raise WeightsError(f"expected a JSON object, got {type(config).__name__}")
-        return _settings(config)
-    except WeightsError as error:
-        raise WeightsError(f"{name!r}: {error}") from None
+            content = json.load(file)
+    except WeightsError:
+        raise
     except OSError as error:
         raise WeightsError(f"can't read {name!r}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested without end
         raise WeightsError(f"{name!r} isn't JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{name!r}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def to_config(settings: ModelSettings) -> dict[str, Any]:
@@ -102,42 +138,39 @@ def class_names(count: int, names: Sequence[Any] | None = None) -> tuple[ClassNa
     )
 
 
-def _settings(config: Mapping[str, Any]) -> ModelSettings:
-    """Take the settings out of a config; what it doesn't say is what timm assumes."""
-    if "npresnet" in config:
-        return ModelSettings.from_dict(config["npresnet"])
-    try:
-        told = {**config.get("pretrained_cfg", {}), **config}  # the outer counts more, as in timm
-        options = dict(told.get("model_args") or {})
-        unknown = sorted(set(options) - {"in_chans", "num_classes"})
-        if unknown:
-            raise WeightsError(f"its network has options that npresnet lacks: {', '.join(unknown)}")
-        channels, *size = told.get("input_size") or (3, 224, 224)
-        options = {
-            "num_classes": told.get("num_classes", 1000),
-            "in_chans": channels,
-            "small_input": False,
-            **options,
-        }
-        outputs = options["num_classes"]
-        if type(outputs) is not int or not 0 <= outputs <= _MOST_CLASSES:
-            raise WeightsError(f"num_classes expected 0 to {_MOST_CLASSES:,}, got {outputs!r:.60}")
-        names = told.get("label_names", told.get("labels"))
-        settings = ModelSettings(
-            told["architecture"],
-            options,
-            class_names(outputs, names),
-            _preprocessing(told, options["in_chans"], tuple(size)),
-        )
-        settings.check()
-    except KeyError as error:
-        raise WeightsError(
-            f"it has no {error}: expected what timm writes, with the name of a network"
-        ) from None
-    except WeightsError:
-        raise
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise WeightsError(f"it doesn't make sense: {' '.join(str(error).split())}") from None
+def _of_timm(config: Mapping[str, Any]) -> ModelSettings:
+    """Take the settings out of a config of timm's; what it doesn't say is what timm assumes."""
+    told = {**config.get("pretrained_cfg", {}), **config}  # the outer counts more, as in timm
+    options = dict(told.get("model_args") or {})
+    unknown = sorted(set(options) - {"in_chans", "num_classes"})
+    if unknown:
+        raise WeightsError(f"its network has options that npresnet lacks: {', '.join(unknown)}")
+    channels, *size = told.get("input_size") or (3, 224, 224)
+    options = {
+        "num_classes": told.get("num_classes", 1000),
+        "in_chans": channels,
+        "small_input": False,
+        **options,
+    }
+    outputs = options["num_classes"]
+    if type(outputs) is not int or not 0 <= outputs <= _MOST_CLASSES:
+        raise WeightsError(f"num_classes expected 0 to {_MOST_CLASSES:,}, got {outputs!r:.60}")
+    settings = ModelSettings(
+        told["architecture"],
+        options,
+        class_names(outputs, told.get("label_names", told.get("labels"))),
+        _preprocessing(told, options["in_chans"], tuple(size)),
+    )
+    settings.check()
+    return settings
+
+
+def _of_transformers(config: Mapping[str, Any], processor: Mapping[str, Any]) -> ModelSettings:
+    names = label_names(config)
+    settings = ModelSettings.new(
+        architecture_of(config), class_names(len(names), names), preprocessing_of(processor)
+    )
+    settings.check()
     return settings
 
 

@@ -9,6 +9,7 @@ in one line, at once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -17,9 +18,19 @@ from typing import Any, NamedTuple, NoReturn
 from npresnet.errors import ExtraError, WeightsError
 from npresnet.weights.config import MAX_CONFIG_BYTES
 
-__all__ = ["CONFIG", "WEIGHTS", "HubOptions", "Repository", "fetch_repository", "need_hub"]
+__all__ = [
+    "CONFIG",
+    "PROCESSOR",
+    "WEIGHTS",
+    "HubOptions",
+    "Repository",
+    "fetch_beside",
+    "fetch_repository",
+    "need_hub",
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PROCESSOR = "preprocessor_config.json"
 
 
 class Repository(NamedTuple):
@@ -51,6 +62,7 @@ def need_hub() -> Any:
         import huggingface_hub
         import huggingface_hub.constants
         import huggingface_hub.errors
+        import huggingface_hub.file_download
     except ImportError as error:
         raise ExtraError(
             f"weights on the Hugging Face Hub need huggingface_hub ({error}): pip install "
@@ -77,14 +89,51 @@ def fetch_repository(name: str, options: HubOptions | None = None) -> Repository
     ExtraError
         huggingface_hub isn't installed.
     """
-    options = options or HubOptions()
-    repository, _, revision = name.partition("@")
-    if revision:
-        options = options._replace(revision=revision)
+    repository, options = _named(name, options)
     config = _fetch(repository, CONFIG, options)
     # the folder of a snapshot is named by its commit: both files are to be of one
     weights = _fetch(repository, WEIGHTS, options._replace(revision=config.parent.name))
     return Repository(config, weights)
+
+
+def fetch_beside(
+    found: Repository, name: str, file: str, options: HubOptions | None = None
+) -> Path | None:
+    """Fetch another file of a repository's commit; None where the repository lacks it.
+
+    Raises
+    ------
+    WeightsError
+        It can't be told whether there is one: the server can't be reached.
+    """
+    hub = need_hub()
+    repository, options = _named(name, options)
+    options = options._replace(revision=found.config.parent.name)
+    place = options.cache_dir, options.revision
+    if hub.try_to_load_from_cache(repository, file, *place) is hub.file_download._CACHED_NO_EXIST:
+        return None
+    try:
+        return _fetch(repository, file, options)
+    except WeightsError as error:
+        if not _is_missing(hub.errors, error.__cause__):
+            raise
+    with contextlib.suppress(Exception):  # it fails as well, but leaves a note of it in the cache
+        hub.hf_hub_download(repository, file, cache_dir=place[0], revision=place[1])
+    return None
+
+
+def _named(name: str, options: HubOptions | None) -> tuple[str, HubOptions]:
+    """Take the revision off a name."""
+    options = options or HubOptions()
+    repository, _, revision = name.partition("@")
+    return repository, options._replace(revision=revision) if revision else options
+
+
+def _is_missing(errors: Any, error: BaseException | None) -> bool:
+    """Tell whether the server said that it has no such file."""
+    if not isinstance(error, errors.HfHubHTTPError):
+        return False
+    return isinstance(error, errors.EntryNotFoundError) or error.response.status_code == 404
 
 
 def _fetch(repository: str, file: str, options: HubOptions) -> Path:
@@ -153,7 +202,7 @@ def _check(repository: str, file: str, url: str, told: Any) -> None:
         raise WeightsError(
             f"{url!r} redirects to {scheme}: files are fetched over https only, where it begins so"
         )
-    if file == CONFIG and (told.size or 0) > MAX_CONFIG_BYTES:
+    if file != WEIGHTS and (told.size or 0) > MAX_CONFIG_BYTES:
         raise WeightsError(
             f"{file} of {repository!r} has {told.size:,} bytes, expected at most "
             f"{MAX_CONFIG_BYTES:,}: it isn't a description of weights"

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from npresnet.errors import NpresnetError, WeightsError
 from npresnet.weights.config import read_config
-from npresnet.weights.hub import CONFIG, WEIGHTS, HubOptions, Repository, fetch_repository
+from npresnet.weights.hub import (
+    CONFIG,
+    PROCESSOR,
+    WEIGHTS,
+    HubOptions,
+    Repository,
+    fetch_beside,
+    fetch_repository,
+)
 from npresnet.weights.read import WeightFile, open_weights
 from npresnet.weights.safetensors_file import load_metadata
 from npresnet.weights.settings import ModelSettings
 from npresnet.weights.torchvision import is_torchvision_name, torchvision_weights
+from npresnet.weights.transformers import is_of_transformers, new_name
 
 __all__ = ["FORMS", "METADATA_KEY", "Found", "Pretrained", "find_weights", "load_pretrained"]
 
@@ -86,7 +96,10 @@ def load_pretrained(
         raise WeightsError(
             f"{os.fspath(weights)!r}: it holds a {settings.architecture}, not a {architecture}"
         )
-    return Pretrained(open_weights(path), settings)
+    state = open_weights(path)
+    if is_of_transformers(state):
+        state.rename(new_name)
+    return Pretrained(state, settings)
 
 
 def find_weights(
@@ -105,7 +118,11 @@ def find_weights(
             raise WeightsError(
                 f"{name!r} is a folder without {CONFIG}: name the weight file inside it"
             )
-        return _described(Repository(config, Path(name, WEIGHTS)))
+        processor = Path(name, PROCESSOR)
+        return _described(
+            Repository(config, Path(name, WEIGHTS)),
+            lambda: processor if processor.is_file() else None,
+        )
     if isinstance(weights, str) and not os.path.exists(name):
         if is_torchvision_name(name):
             address, digits, settings = torchvision_weights(name, architecture)
@@ -114,7 +131,8 @@ def find_weights(
             path = _fetch(name)
             return Found(path, _own_settings(path))
         if _REPOSITORY.fullmatch(name) and not name.lower().endswith(_SUFFIXES):
-            return _described(fetch_repository(name, hub))
+            repository = fetch_repository(name, hub)
+            return _described(repository, lambda: fetch_beside(repository, name, PROCESSOR, hub))
         if not name.lower().endswith(_SUFFIXES):
             raise WeightsError(f"there are no weights {name!r}: expected {FORMS}")
     return Found(Path(name), _own_settings(Path(name)))
@@ -127,9 +145,9 @@ def _fetch(address: str, digits: str | None = None) -> Path:
     return fetch(address, digits) if digits else fetch(*split_hash(address))
 
 
-def _described(repository: Repository) -> Found:
-    """What the config says; the weights' own settings, where there are some, say more."""
-    return Found(repository.weights, read_config(repository.config))
+def _described(repository: Repository, processor: Callable[[], Path | None]) -> Found:
+    """Return the weights, and what the files beside them say of them."""
+    return Found(repository.weights, read_config(repository.config, processor))
 
 
 def _own_settings(path: Path) -> ModelSettings | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -66,6 +66,10 @@ class WeightFile(Mapping[str, StoredArray]):
         self.metadata = metadata
         self.part = part
         self._state, self.prefix = strip_prefixes(state)
+
+    def rename(self, new_name: Callable[[str], str]) -> None:
+        """Call each array by what `new_name` makes of its name."""
+        self._state = {new_name(name): array for name, array in self._state.items()}
 
     def __getitem__(self, key: str) -> StoredArray:
         return self._state[key]

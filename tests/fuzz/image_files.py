@@ -27,6 +27,7 @@ _MARKS = [
 _WORDS = [
     b'"architecture"', b'"pretrained_cfg"', b'"num_classes"', b'"label_names"', b'"model_args"',
     b'"input_size"', b'"crop_pct"', b'"crop_mode"', b'"mean"', b'"std"', b'"npresnet"', b"null",
+    b'"model_type"', b'"resnet"', b'"depths"', b'"id2label"', b'"bottleneck"',
     b"NaN", b"-1", b"0", b"1e999", b"9" * 30, b"true", b"[", b"]", b"{", b"}", b'"border"', b'""',
     b'"\\ud800"', b"\xff", b"[[", b"1e-9", b",", b":",
 ]  # fmt: skip
@@ -125,7 +126,13 @@ def _config_seeds():
         "classes": ["no", "yes"],
         "preprocessing": seen,
     }
-    return [json.dumps(content).encode() for content in (timm, {"npresnet": own})]
+    theirs = {
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "depths": [2, 2, 2, 2],
+        "id2label": {"0": "no", "1": "yes"},
+    }
+    return [json.dumps(content).encode() for content in (timm, {"npresnet": own}, theirs)]
 
 
 TARGETS = {

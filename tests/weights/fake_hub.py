@@ -38,7 +38,8 @@ def entry(data: bytes, etag: str | None = None, commit: str = COMMIT) -> Answer:
 
 
 def refusal(status: int, code: str) -> Answer:
-    return lambda handler: handler.reply(status, X_Error_Code=code, X_Error_Message=code)
+    headers = {"X_Error_Code": code, "X_Error_Message": code, "X_Repo_Commit": COMMIT}
+    return lambda handler: handler.reply(status, **headers)
 
 
 def repository(
@@ -46,11 +47,13 @@ def repository(
 ) -> dict[str, Answer]:
     """The table of a repository's answers, by branch and by commit."""
     text = config if isinstance(config, bytes) else json.dumps(config).encode()
-    return {
+    answers = {
         f"/{name}/resolve/{at}/{file}": entry(data)
         for at in (revision, COMMIT)
         for file, data in (("config.json", text), ("model.safetensors", weights))
     }
+    beside = f"/{name}/resolve/{COMMIT}/preprocessor_config.json"
+    return {**answers, beside: refusal(404, "EntryNotFound")}
 
 
 @contextmanager

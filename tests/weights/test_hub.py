@@ -100,6 +100,13 @@ def test_what_is_in_the_cache_needs_no_network(hub, how, monkeypatch):
         assert len(hub.requests) == asked
 
 
+def test_a_config_that_names_no_network(hub):
+    hub.answers.update(repository("me/net", {"tag": "mine"}, WEIGHTS))
+    state, settings = load_pretrained("me/net", "resnet34")
+    assert settings is None
+    assert list(state) == ["fc.weight"]
+
+
 def test_a_commit_in_the_cache_is_not_asked_for(hub):
     found = fetch_repository(f"{NAME}@{COMMIT}")
     asked = len(hub.requests)
@@ -242,8 +249,9 @@ def test_redirects(hub):
         (b"[1]", "expected a JSON object, got list"),
         (b"[" * 100_000, "isn't JSON"),
         (b'{"a": "\xff"}', "isn't JSON"),
-        (b'{"num_classes": 3}', "it has no 'architecture'"),
         (b" " * (MAX_CONFIG_BYTES + 1), "expected at most 16,777,216"),
+        ({"model_type": "resnet", "depths": [9]}, "that npresnet lacks: layer_type 'bottleneck'"),
+        ({"model_type": "resnet", "id2label": {"x": "y"}}, "it doesn't make sense"),
         ({**CONFIG, "architecture": 3}, "expected a name"),
         ({**CONFIG, "num_classes": 10**12}, "num_classes expected 0 to 1,000,000"),
         ({**CONFIG, "num_classes": 4}, "it names 3 classes for 4 outputs"),

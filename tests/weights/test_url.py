@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -129,6 +130,18 @@ def test_two_processes_at_once(server, tmp_path):
         path = fetch(server.url + "/w.safetensors", HASH, folder=tmp_path)
     assert path.read_bytes() == DATA
     assert left(tmp_path) == ["w.safetensors", "w.safetensors.part"]
+
+
+def test_a_bar_in_a_terminal(server, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for kind, drawn in ((Terminal, True), (io.StringIO, False)):
+        screen = kind()
+        monkeypatch.setattr(sys, "stderr", screen)
+        fetch(server.url + "/w.safetensors", HASH, folder=tmp_path / kind.__name__)
+        assert ("w.safetensors: " in screen.getvalue()) is drawn
 
 
 def test_redirects_over_https(server, tmp_path):
