@@ -153,6 +153,9 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
 
 def _read(file: MappedFile) -> WeightFile:
     """Tell the format and read what the file says of its arrays."""
+    # first, since eight bytes of a header's length may look like the beginning of anything
+    if file.buffer[8:9] == b"{":
+        return _from_safetensors(file)
     if file.buffer[:2] == b"PK":
         archive = Archive(file)
         if any(name == PICKLE or name.endswith(f"/{PICKLE}") for name in archive.entries):
@@ -167,8 +170,6 @@ def _read(file: MappedFile) -> WeightFile:
         return _from_torch(file, "torch legacy stream", read_legacy_stream(file))
     if is_tar(file):
         return _from_torch(file, "torch tar", read_tar(file))
-    if file.buffer[8:9] == b"{":
-        return _from_safetensors(file)
     if file.buffer[:1] == b"\x80":
         raise WeightsError(
             "is a pickle, which is a program, and not of torch.save's: save the weights by "

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import npresnet as nr
 from npresnet.cli import main
 from npresnet.weights import load_metadata, load_weights, save_file
 
@@ -90,6 +91,15 @@ def test_convert_writes_safetensors_only(checkpoint, capsys):
     assert main(["convert", str(checkpoint), str(checkpoint.with_name("b.pth"))]) == 2
     assert "can write .safetensors files only" in capsys.readouterr().err
     assert not checkpoint.with_name("b.pth").exists()
+
+
+def test_other_commands_take_torchs_files(tmp_path, capsys):
+    with nr.nn.init.skip_random():
+        state = nr.resnet18(num_classes=3).state_dict()
+    path = tmp_path / "a.pth"
+    torch.save({key: torch.from_numpy(np.array(array)) for key, array in state.items()}, path)
+    assert main(["summary", "resnet18", "--weights", str(path)]) == 0
+    assert "11,178,051" in capsys.readouterr().out  # parameters
 
 
 @pytest.mark.parametrize("command", ["inspect", "convert"])

@@ -45,6 +45,16 @@ def test_an_open_file_tells_before_it_reads(path):
         np.asarray(array, copy=False)
 
 
+@pytest.mark.parametrize("length", [0x4B50, 0x0280])
+def test_a_header_whose_length_looks_like_another_format(path, length):
+    """The first bytes are those of a zip archive ("PK") and of a pickle (80 02)."""
+    save_file(STATE, path, {"note": ""})
+    bare = int.from_bytes(path.read_bytes()[:8], "little")
+    save_file(STATE, path, {"note": "x" * (length - bare)})
+    assert int.from_bytes(path.read_bytes()[:8], "little") == length
+    np.testing.assert_array_equal(load_weights(path)["fc.weight"], STATE["fc.weight"])
+
+
 def test_prefixes_come_off_every_format(path):
     save_file({f"_orig_mod.{key}": value for key, value in STATE.items()}, path)
     assert set(load_weights(path)) == set(STATE)
