@@ -8,8 +8,9 @@ Conventions
 -----------
 *Shapes* are logical NCHW: ``x`` is (N, C, H, W), whatever its strides. *Memory* of what a kernel
 returns is channels-last (NHWC) for 4-D arrays; a kernel takes any strides and converts once where
-it must. *Weights* of a convolution are (O, I / groups, kH, kW). *dtypes*: float32 and float64, all
-floating arguments of a call alike; what is returned has the same dtype. Integer targets and
+it must. *Weights* of a convolution are (O, I / groups, kH, kW). *dtypes*: float32 and float64 (the
+gpu set takes float16 too), all floating arguments of a call alike; what is returned has the same
+dtype. Integer targets and
 indices are int64. *Sizes* are pairs (height, width). No kernel changes an argument, but for the
 two optimizer updates, whose names end in ``_`` as torch's in-place functions do. *Validation* is
 the caller's: a kernel may assume that shapes, dtypes and ranges fit. *N* may be 0.
