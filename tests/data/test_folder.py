@@ -1,10 +1,11 @@
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from npresnet.data import DataLoader, ImageFolder, Resize
+from npresnet.data import DataLoader, ImageFolder, Resize, read_image
 from npresnet.errors import DataError
 
 
@@ -49,6 +50,14 @@ def test_order_is_that_of_sorted_walk(tmp_path):
     ]
     assert [path for path, _ in ImageFolder(tmp_path).samples] == expected
     assert len(expected) == 6
+
+
+def test_a_way_of_reading_of_its_own(tmp_path):
+    put(tmp_path, "a/1.png")
+    folder = ImageFolder(tmp_path, loader=partial(read_image, max_pixels=29))
+    with pytest.raises(DataError, match="has 6 x 5 pixels, expected at most 29"):
+        folder[0]
+    assert ImageFolder(tmp_path, loader=lambda path: path[-5:])[0] == ("1.png", 0)
 
 
 def test_transform_and_loader(tmp_path):

@@ -341,6 +341,7 @@ def test_randomness_is_the_generators(step):
         (lambda: data.Resize(2.5), DtypeError, "size expected an int or a few, got 2.5"),
         (lambda: data.Resize("big"), DtypeError, "size expected an int or a few, got 'big'"),
         (lambda: data.Resize(8, "cubic"), RangeError, "interpolation expected one of nearest"),
+        (lambda: data.ResizeKeepRatio(8, longest=2), RangeError, "longest expected 0 .cover. or 1"),
         (lambda: data.CenterCrop(-1), RangeError, "size expected a positive int"),
         (lambda: data.Pad(-1), RangeError, "padding expected 1, 2 or 4 ints of at least 0"),
         (lambda: data.Pad((1, 2, 3)), RangeError, "padding expected 1, 2 or 4 ints"),

@@ -22,7 +22,7 @@ from npresnet.weights import load_pretrained
 from npresnet.weights.config import MAX_CONFIG_BYTES
 from npresnet.weights.hub import HubOptions, fetch_repository
 from tests.weights.fake_hub import COMMIT, entry, fake_hub, refusal, repository
-from tests.weights.servers import breaking, redirect, silent, stop, whole
+from tests.weights.servers import breaking, redirect, silent, stalling, stop, whole
 
 STATE = {"fc.weight": np.random.default_rng(1).standard_normal((3, 400)).astype(np.float32)}
 WEIGHTS = save(STATE, {"format": "pt"})
@@ -198,6 +198,23 @@ def test_a_broken_connection_is_resumed(hub, monkeypatch):
     hub.answers[f"/{NAME}/resolve/{COMMIT}/model.safetensors"] = answer
     assert fetch_repository(NAME).weights.read_bytes() == WEIGHTS
     assert hub.requests[-1][2] == "bytes=2000-"
+
+
+def test_weights_that_stall(hub, tmp_path, monkeypatch):
+    """huggingface_hub tries six times, with a second between; here without."""
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.15)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    data = entry(WEIGHTS)
+
+    def answer(handler):
+        if handler.command == "HEAD":
+            data(handler)
+        else:
+            stalling(WEIGHTS, 1000)(handler)
+
+    hub.answers[f"/{NAME}/resolve/{COMMIT}/model.safetensors"] = answer
+    assert "it stalls; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set" in refused()
+    assert left(tmp_path) == set()
 
 
 def test_a_cut_file_is_not_kept(hub, tmp_path, monkeypatch):
