@@ -61,9 +61,10 @@ from npresnet.tape import enable_grad, is_grad_enabled, no_grad
 from npresnet.tensor import Tensor, tensor
 
 if TYPE_CHECKING:
-    from npresnet import data, inspect, models, training, weights
+    from npresnet import data, export, inspect, models, training, weights
     from npresnet.classifier import Classifier
     from npresnet.engine import compile, compile_step
+    from npresnet.export import export_onnx, load_onnx
 
 __version__ = "0.1.0"
 
@@ -83,6 +84,8 @@ __all__ = [
     "data",
     "empty",
     "enable_grad",
+    "export",
+    "export_onnx",
     "flatten",
     "float16",
     "float32",
@@ -97,6 +100,7 @@ __all__ = [
     "int64",
     "is_grad_enabled",
     "list_models",
+    "load_onnx",
     "log_softmax",
     "manual_seed",
     "matmul",
@@ -139,7 +143,13 @@ __all__ = [
     "zeros_like",
 ]
 
-_ON_DEMAND = ("data", "inspect", "training", "weights")  # they bring Pillow and safetensors
+_ON_DEMAND = (
+    "data",
+    "export",
+    "inspect",
+    "training",
+    "weights",
+)  # they bring Pillow and safetensors
 
 
 def __getattr__(name: str) -> Any:
@@ -149,6 +159,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("npresnet.classifier").Classifier
     if name in ("compile", "compile_step"):
         return getattr(importlib.import_module("npresnet.engine"), name)
+    if name in ("export_onnx", "load_onnx"):
+        return getattr(importlib.import_module("npresnet.export"), name)
     if name in _ON_DEMAND:
         return importlib.import_module(f"npresnet.{name}")
     raise AttributeError(f"module 'npresnet' has no attribute {name!r}")

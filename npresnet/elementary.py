@@ -16,6 +16,7 @@ from npresnet_kernels.contract import Array, Shape
 __all__ = [
     "Abs",
     "Add",
+    "Amax",
     "Cast",
     "Clamp",
     "Concatenate",
@@ -279,6 +280,25 @@ class Sum(Operation):
         if divisor != 1:
             grad = grad / divisor
         return (ctx.xp.broadcast_to(grad, shape),)
+
+
+class Amax(Operation):
+    """Largest value over ``axes``; its gradient is shared out evenly among equals, as in torch."""
+
+    name = "amax"
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
+        y: Array = x.max(axis=axes, keepdims=True)
+        ctx.save(x, y, axes)
+        return y if keepdims else y.squeeze(axes)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Array) -> tuple[Array]:
+        x, y, axes = ctx.saved
+        largest = x == y
+        share = largest / largest.sum(axis=axes, keepdims=True)
+        return ((grad.reshape(y.shape) * share).astype(x.dtype, copy=False),)
 
 
 class Reshape(Operation):

@@ -16,6 +16,7 @@ __all__ = [
     "GraphError",
     "ModuleError",
     "NpresnetError",
+    "OnnxError",
     "RangeError",
     "ShapeError",
     "TrainingError",
@@ -57,6 +58,10 @@ class WriteError(NpresnetError, OSError):
 
     What the file held before is whole.
     """
+
+
+class OnnxError(NpresnetError, ValueError):
+    """An ONNX file can't be read, or a network and ONNX don't fit each other."""
 
 
 class DataError(NpresnetError, ValueError):

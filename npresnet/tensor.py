@@ -428,6 +428,19 @@ class Tensor:
             return self.sum(dim, keepdim) * float("nan")
         return apply(elementary.Sum, self, axes=axes, keepdims=keepdim, divisor=count)
 
+    def amax(self, dim: int | Sequence[int] = (), keepdim: bool = False) -> Tensor:
+        """Return the maximum over ``dim`` (all of them if empty).
+
+        Raises
+        ------
+        ShapeError
+            If there is nothing to take it of.
+        """
+        axes = self._axes(dim) if dim != () else tuple(range(self.ndim))
+        if any(self.shape[i] == 0 for i in axes):
+            raise ShapeError(f"amax over dimensions {axes} of shape {self.shape}: nothing is there")
+        return apply(elementary.Amax, self, axes=axes, keepdims=keepdim)
+
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Return the position of the first maximum, in the flat tensor or along ``dim``."""
         backend = for_arrays([self.data])

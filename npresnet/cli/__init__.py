@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import npresnet
-from npresnet.cli import convert, devices, evaluate, inspect, predict, summary, train
+from npresnet.cli import convert, devices, evaluate, export, inspect, predict, summary, train
 from npresnet.errors import NpresnetError
 
 __all__ = ["main"]
 
-_COMMANDS = (train, predict, evaluate, summary, inspect, convert, devices)
+_COMMANDS = (train, predict, evaluate, summary, inspect, convert, export, devices)
 
 
 class _Parser(argparse.ArgumentParser):

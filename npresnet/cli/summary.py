@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from npresnet import models
-from npresnet.cli._numbers import positive_int
-from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
-from npresnet.errors import RangeError
+from npresnet.cli._network import add_network, network
+from npresnet.cli._weights import FORMS_OF_WEIGHTS
 from npresnet.inspect import summary
-from npresnet.nn import Module, init
-from npresnet.training import load_model
-from npresnet.training.checkpoint import ARCHITECTURES
+from npresnet.nn import init
 
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
@@ -28,53 +24,12 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "model",
-        nargs="?",
-        metavar="NAME",
-        help="resnet34, resnet50d, resnext50_32x4d, ... or ResNet32",
-    )
-    add_weights(parser, "the network of these weights instead, see below", required=False)
-    parser.add_argument(
-        "--input-size",
-        nargs=3,
-        type=positive_int,
-        metavar=("C", "H", "W"),
-        help="channels, height and width of an image (default 3 224 224, or as the file says)",
-    )
-    parser.add_argument("--num-classes", type=positive_int, metavar="N", help="size of the output")
-    parser.add_argument("--small-input", action="store_true", help="the stem for small images")
+    add_network(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build or load the network and print its table."""
     with init.skip_random():  # no value shows in the table
-        model, size = _network(arguments)
+        model, size = network(arguments)
     print(summary(model, arguments.input_size or size))
     return 0
-
-
-def _network(arguments: argparse.Namespace) -> tuple[Module, tuple[int, int, int]]:
-    """Return the network and the image size that it is made for."""
-    if arguments.weights is not None:
-        if arguments.num_classes is not None or arguments.small_input:
-            raise RangeError(
-                "--weights says how the network is built: leave out --num-classes and --small-input"
-            )
-        model, settings = load_model(arguments.weights, arguments.model)
-        steps = settings.preprocessing
-        return model, (steps.channels, *steps.size)
-    name = arguments.model
-    names = [*ARCHITECTURES, "ResNet32"]
-    if name not in names:
-        given = "nothing" if name is None else repr(name)
-        raise RangeError(f"expected a network ({', '.join(names)}) or --weights FILE, got {given}")
-    options = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
-    if name == "ResNet32":
-        if arguments.small_input:
-            raise RangeError("ResNet32 has one stem only: leave out --small-input")
-        return models.ResNet32(**options), (3, 224, 224)
-    channels = arguments.input_size[0] if arguments.input_size else 3
-    build = getattr(models, name)
-    model = build(in_chans=channels, small_input=arguments.small_input, **options)
-    return model, (3, 32, 32) if arguments.small_input else (3, 224, 224)
