@@ -13,9 +13,7 @@ from npresnet.export import export_onnx
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
 HELP = "write a network as an ONNX file"
-DESCRIPTION = (
-    "Write a network with its weights as an ONNX file, for any batch unless told otherwise."
-)
+DESCRIPTION = "Write a network with its weights as an ONNX file that takes batches of any size."
 EPILOG = f"""\
 Without --weights the values are random: enough to measure another runtime with.
 

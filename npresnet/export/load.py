@@ -30,7 +30,7 @@ _LONGEST = 1500  # characters of a message: names come from the file
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
-    """Load an ONNX file as a Module, in evaluation mode.
+    """Load an ONNX file as a Module on the backend in force, in evaluation mode.
 
     Nothing in the file is executed, and the package ``onnx`` isn't needed. 16-bit floats are
     computed in float32.

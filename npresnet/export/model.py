@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npresnet.backend import for_arrays, use_backend
+from npresnet.backend import current_backend, for_arrays, use_backend
 from npresnet.errors import NpresnetError, OnnxError, ShapeError
 from npresnet.export.operators import Call, Operator
 from npresnet.nn import Module, Parameter
@@ -163,10 +163,11 @@ class OnnxModel(Module):
             self._taken[id(array)] += 1
             if self._taken[id(array)] > 1:  # exporters give equal tensors one memory
                 array = array.copy()
+            placed = current_backend().asarray(array)
             if is_buffer:
-                owner.register_buffer(role, Tensor(array))
+                owner.register_buffer(role, Tensor(placed))
             else:
-                owner.register_parameter(role, Parameter(array))
+                owner.register_parameter(role, Parameter(placed))
             self._owners[name] = (owner._buffers if is_buffer else owner._parameters, role)
         return _Step(module, spec.inputs, spec.outputs)
 

@@ -70,8 +70,8 @@ def _names(to: Target, node: Node) -> list[str]:
 
 _SAME = {
     ReLU: "Relu", Sigmoid: "Sigmoid", el.Add: "Add", el.Subtract: "Sub", el.Multiply: "Mul",
-    el.Divide: "Div", el.Negate: "Neg", el.Exp: "Exp", el.Log: "Log", el.Abs: "Abs", el.MatMul: "MatMul",
-    el.Copy: "Identity", Detach: "Identity",
+    el.Divide: "Div", el.Negate: "Neg", el.Exp: "Exp", el.Log: "Log", el.Abs: "Abs",
+    el.MatMul: "MatMul", el.Copy: "Identity", Detach: "Identity",
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def run(case):
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_nodes(group, cases, backend):
+def test_nodes(group, cases, host_backend):
     names = [n for n in cases if re.fullmatch(GROUPS[group], n) and n not in EXCLUDED]
     assert names
     failed = {}

@@ -211,7 +211,7 @@ def keras(rng):
     return graph(nodes, constants, ["unk__1", 32, 32, 3], opset=13)
 
 
-def test_a_network_as_tensorflow_writes_it(rng, tmp_path, backend):
+def test_a_network_as_tensorflow_writes_it(rng, tmp_path, host_backend):
     model = keras(rng)
     x = rng.standard_normal((3, 32, 32, 3)).astype(np.float32)
     check_same(model, x)

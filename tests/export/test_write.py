@@ -17,7 +17,6 @@ FAMILY = {
     "resnet34": (lambda: nr.resnet34(num_classes=5, small_input=True), (1, 3, 32, 32)),
     "resnet50": (lambda: nr.resnet50(num_classes=5, in_chans=1), (2, 1, 64, 64)),
     "ResNet32": (lambda: nr.ResNet32(), (1, 3, 224, 224)),
-    "wide_resnet50_2": (lambda: nr.wide_resnet50_2(num_classes=3), (1, 3, 32, 32)),
     "resnext50_32x4d": (lambda: nr.resnext50_32x4d(num_classes=3), (1, 3, 32, 32)),
     "resnet18d": (lambda: nr.create_model("resnet18d", num_classes=3), (1, 3, 64, 64)),
     "seresnet18": (lambda: nr.create_model("seresnet18", num_classes=3), (1, 3, 32, 32)),
@@ -37,8 +36,13 @@ def lived_in(model, rng):
     return model.eval()
 
 
-@pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("name", FAMILY)
+LIGHT = list(FAMILY)
+FAMILY["wide_resnet50_2"] = (lambda: nr.wide_resnet50_2(num_classes=3), (1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "fold"), [*((n, True) for n in FAMILY), *((n, False) for n in LIGHT)]
+)
 def test_the_family_in_onnx_runtime(name, fold, tmp_path, rng):
     build, shape = FAMILY[name]
     model = lived_in(build(), rng)
@@ -52,7 +56,7 @@ def test_the_family_in_onnx_runtime(name, fold, tmp_path, rng):
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
     np.testing.assert_allclose(again, expected, rtol=0, atol=1e-5 * scale)
-    if not fold:
+    if not fold and name != "mobile":  # whose mean over maps becomes a pool
         np.testing.assert_array_equal(again, expected)
 
 

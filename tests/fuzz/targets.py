@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.fuzz import image_files, weight_files
+from tests.fuzz import image_files, onnx_files, weight_files
 
 __all__ = ["TARGETS", "Target"]
 
@@ -40,6 +40,6 @@ class Target:
 
 TARGETS = {
     name: Target(**parts)
-    for targets in (weight_files.TARGETS, image_files.TARGETS)
+    for targets in (weight_files.TARGETS, image_files.TARGETS, onnx_files.TARGETS)
     for name, parts in targets.items()
 }

@@ -23,9 +23,9 @@ from npresnet_kernels.contract import Array
 __all__ = ["average_pool", "global_average_pool", "global_max_pool", "max_pool"]
 
 
-def _is_ours(axes: list[Axis], ceil_mode: int) -> bool:
+def _is_ours(axes: list[Axis]) -> bool:
     """Return whether a pool of torch's rules makes these windows."""
-    return not ceil_mode and all(a.begin == a.end and 2 * a.begin <= a.kernel for a in axes)
+    return all(a.begin == a.end and 2 * a.begin <= a.kernel for a in axes)
 
 
 def _pair(axes: list[Axis], name: str) -> tuple[int, int]:
@@ -59,13 +59,14 @@ def max_pool(
 
 
 def _max_plane(x: Tensor, axes: list[Axis], ceil_mode: int) -> Tensor:
-    if _is_ours(axes, ceil_mode):
+    if _is_ours(axes):
         around = _pair(axes, "begin")
     else:
         around = (0, 0)
         x = bordered(x, [(a.begin, a.far) for a in axes], -math.inf)
+        ceil_mode = 0
     window = (_pair(axes, "kernel"), _pair(axes, "stride"), around, _pair(axes, "dilation"))
-    y: Tensor = F.max_pool2d(x, *window)
+    y: Tensor = F.max_pool2d(x, *window, bool(ceil_mode))
     return y
 
 
@@ -73,7 +74,7 @@ def _with_places(
     call: Call, x: Tensor, axes: list[Axis], ceil_mode: int, storage_order: int
 ) -> tuple[Tensor, Tensor]:
     """Pool one or two axes; a place counts through batch, channels and map."""
-    if len(axes) > 2 or not _is_ours(axes, ceil_mode):
+    if len(axes) > 2 or not _is_ours(axes):
         raise OnnxError("the output Indices is known for even borders over one or two axes")
     n, c = x.shape[:2]
     maps = x if len(axes) == 2 else x.unsqueeze(2)
@@ -84,6 +85,7 @@ def _with_places(
         _pair(pair, "stride"),
         _pair(pair, "begin"),
         _pair(pair, "dilation"),
+        bool(ceil_mode),
         return_indices=True,
     )
     height, width = maps.shape[2:]
@@ -113,7 +115,7 @@ def average_pool(
     x = call.tensor(x)
     axes = axes_of(call, x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     include = bool(count_include_pad)
-    if len(axes) < 3 and _is_ours(axes, ceil_mode) and all(a.dilation == 1 for a in axes):
+    if len(axes) < 3 and _is_ours(axes) and all(a.dilation == 1 for a in axes):
         return by_planes(
             x,
             axes,
@@ -122,7 +124,8 @@ def average_pool(
                 _pair(pair, "kernel"),
                 _pair(pair, "stride"),
                 _pair(pair, "begin"),
-                count_include_pad=include,
+                bool(ceil_mode),
+                include,
             ),
         )
     total = by_planes(x, axes, _sum_plane)

@@ -169,7 +169,7 @@ def gather(call: Call, x: Value, indices: Value, *, axis: int = 0) -> Tensor:
     size = x.shape[first]
     _check_indices(picked, size)
     call.sized((*x.shape[:first], *picked.shape, *x.shape[first + 1 :]))
-    index = int(picked) if picked.ndim == 0 else picked
+    index = int(picked) if picked.ndim == 0 else call.backend.asarray(picked)
     return x[(*(slice(None),) * first, index)]
 
 
@@ -187,7 +187,7 @@ def gather_elements(call: Call, x: Value, indices: Value, *, axis: int = 0) -> T
     _check_indices(picked, size)
     index: list[Any] = list(np.ogrid[tuple(slice(n) for n in picked.shape)])
     index[first] = picked
-    return x[tuple(index)]
+    return x[tuple(call.backend.asarray(part) for part in index)]
 
 
 @operator("Slice")
