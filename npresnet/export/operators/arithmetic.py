@@ -59,7 +59,7 @@ def _div(call: Call, a: Value, b: Value) -> Tensor:
 def power(call: Call, x: Value, exponent: Value) -> Tensor:
     """X to a constant power, in the dtype of x."""
     base = call.tensor(x)
-    y = base ** call.number(exponent, "exponent")
+    y: Tensor = base ** call.number(exponent, "exponent")
     return y.to(base.dtype)
 
 
