@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import npresnet
+from npresnet.backend import for_arrays
 from npresnet.engine.batch import Multiple, grows
 from npresnet.engine.graph import Graph, Node, Value
 from npresnet.engine.inference import checked_shape, home
@@ -224,7 +224,6 @@ class Writer:
             opset_imports=opsets,
             ir_version=helper.find_min_ir_version_for(opsets),
             producer_name="npresnet",
-            producer_version=npresnet.__version__,
         )
 
     def _results(self) -> list[tuple[Value, str]]:
@@ -257,7 +256,7 @@ class Writer:
                 return False
         if grows(node.attributes) or node.output in self.graph.outputs:
             return False
-        backend = npresnet.backend.for_arrays(arrays)
+        backend = for_arrays(arrays)
         context = Context(backend, (False,) * len(arrays))
         result = node.operation.forward(context, *arrays, **node.attributes)
         self.known[node.output] = backend.to_numpy(backend.xp.asarray(result))
