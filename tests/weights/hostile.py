@@ -330,6 +330,7 @@ def storages():
             table(w=tensor(storage().replace(text("storage"), text("stórage"))))
         ),
         "storage cut.pth": torch_zip(table(w=tensor()), (("0", ZEROS[:15]),)),
+        "storage left over.pth": torch_zip(table(w=tensor()), (("0", bytes(17)),)),
         "one storage of two.pth": torch_zip(
             table(v=tensor(), w=tensor(storage(4, "1"))), (("0", ZEROS),)
         ),

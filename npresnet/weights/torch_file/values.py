@@ -116,13 +116,11 @@ class Storage:
         Raises
         ------
         WeightsError
-            They are fewer than it says.
+            They are fewer or more than it says.
         """
-        if extent.size < self.nbytes:
-            raise WeightsError(
-                f"is truncated or damaged: a storage of {self.nbytes:,} bytes has {extent.size:,}"
-            )
-        self.extent = extent.part(0, self.nbytes)
+        if extent.size != self.nbytes:
+            raise damaged(f"a storage of {self.nbytes:,} bytes has {extent.size:,}")
+        self.extent = extent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
