@@ -1,6 +1,7 @@
 """Networks out of ONNX files, as torch and as TensorFlow's converter write them."""
 
 import os
+import sys
 import warnings
 
 import numpy as np
@@ -241,6 +242,32 @@ def test_16_bit_weights_are_computed_in_float32(rng):
     assert y.dtype == np.float32
     (expected,) = runtime(typed(model), x)
     np.testing.assert_allclose(y.numpy(), expected.astype(np.float32), atol=2e-2)
+
+
+def test_reading_needs_no_package(tmp_path, monkeypatch, rng):
+    """Neither onnx nor anything else."""
+    onnx.save(graph([("Relu", ["x"], ["y"])], {}, [1, 3]), tmp_path / "a.onnx")
+    for package in ("onnx", "google.protobuf", "torch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    x = rng.standard_normal((1, 3)).astype(np.float32)
+    np.testing.assert_array_equal(nr.load_onnx(tmp_path / "a.onnx")(x).numpy(), np.maximum(x, 0))
+
+
+def test_a_training_plan_takes_an_imported_network(theirs, tmp_path, rng):
+    path = exported(
+        theirs, tmp_path / "a.onnx", dynamo=False, training=torch.onnx.TrainingMode.PRESERVE
+    )
+    planned, eager = nr.load_onnx(path).train(), nr.load_onnx(path).train()
+    x = rng.standard_normal((4, 3, 64, 64)).astype(np.float32)
+    y = rng.integers(0, 7, 4)
+    optimizers = [nr.optim.SGD(m.parameters(), lr=0.01) for m in (planned, eager)]
+    step = nr.compile_step(planned, nr.functional.cross_entropy, optimizers[0], x.shape)
+    loss = nr.functional.cross_entropy(eager(x), y)
+    loss.backward()
+    optimizers[1].step()
+    assert abs(float(step(x, y)) - loss.item()) < 1e-4 * loss.item()
+    for key, value in planned.state_dict().items():
+        np.testing.assert_allclose(value, eager.state_dict()[key], rtol=0, atol=1e-3)
 
 
 def test_external_data(theirs, tmp_path, rng):
