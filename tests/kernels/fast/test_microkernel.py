@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from npresnet_kernels.cpu.fast.direct_images import pixels_1, pixels_2
 from npresnet_kernels.cpu.fast.matrices import winograd_matrices
 from npresnet_kernels.cpu.fast.microkernel import gemm_blocked, gemm_strided
 from npresnet_kernels.cpu.fast.vector import LANES, TILE_COLUMNS, TILE_ROWS
@@ -56,9 +57,8 @@ def test_products(layout, depth):
 
 
 @pytest.mark.skipif(LANES != 16, reason="reads AVX-512 assembly")
-@pytest.mark.parametrize("layout", ["blocked", "strided"])
-def test_no_spills(layout):
-    kernel = FUNCTION[layout]
+@pytest.mark.parametrize("kernel", [gemm_blocked, gemm_strided, pixels_1, pixels_2])
+def test_no_spills(kernel):
     assert kernel.address  # compiles
     if kernel._compiled.cache_hits:
         pytest.skip("loaded from the cache: no assembly")

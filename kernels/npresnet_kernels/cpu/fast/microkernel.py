@@ -7,7 +7,7 @@ heights (see `tile_start`). Every element of C is one chain of fused multiply-ad
 the result depends neither on the tile's height nor on where in a block the row lies.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -17,7 +17,6 @@ from .vector import (
     I1,
     I64,
     LANES,
-    POINTER,
     TILE_COLUMNS,
     TILE_ROWS,
     VECTOR_BYTES,
@@ -126,12 +125,53 @@ def _tile(
                 e.store(value, c_rows[row], half * VECTOR_BYTES)
 
 
-def _gemm(blocked: bool) -> Callable[..., None]:
-    """Return the body of a function that switches over all row counts."""
+def by_height(name: str, emit: Callable[..., None]) -> Callable[..., None]:
+    """Return the body of a function (rows, ...) that switches over all row counts.
 
-    def body(
+    `emit(emitter, rows, ...)` emits the tile of one height.
+    """
+
+    def body(e: Emitter, rows: ir.Value, *values: ir.Value) -> None:
+        builder = e.builder
+        done = builder.append_basic_block("done")
+        choice = builder.switch(rows, done)
+        for height in range(1, TILE_ROWS + 1):
+            block = builder.append_basic_block(f"rows{height}")
+            choice.add_case(I64(height), block)
+            builder.position_at_end(block)
+            # a function a height: one big function with all of them costs LLVM far more time
+            builder.call(_define(builder.module, name, height, emit, values), values)
+            builder.branch(done)
+        builder.position_at_end(done)
+
+    return body
+
+
+def _define(
+    module: ir.Module,
+    name: str,
+    rows: int,
+    emit: Callable[..., None],
+    values: Sequence[ir.Value],
+) -> ir.Function:
+    """Define the function of one tile height in `module`."""
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    function = ir.Function(module, kind, f"npresnet_tile{rows}{name}_v{LANES}")
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    emit(Emitter(builder), rows, *function.args)
+    builder.ret_void()
+    return function
+
+
+def _product(blocked: bool) -> Callable[..., None]:
+    """Return what emits a tile of `gemm_blocked` or of `gemm_strided`."""
+
+    def emit(
         e: Emitter,
-        rows: ir.Value,
+        rows: int,
         a: ir.Value,
         a_stride: ir.Value,
         b: ir.Value,
@@ -142,44 +182,19 @@ def _gemm(blocked: bool) -> Callable[..., None]:
         ahead: ir.Value,
         accumulate: ir.Value,
     ) -> None:
-        builder = e.builder
-        flag = builder.trunc(accumulate, I1)
-        done = builder.append_basic_block("done")
-        choice = builder.switch(rows, done)
-        for height in range(1, TILE_ROWS + 1):
-            block = builder.append_basic_block(f"rows{height}")
-            choice.add_case(I64(height), block)
-            builder.position_at_end(block)
-            strides = (a_stride, b_stride, c_stride)
-            # a function a height: one big function with all of them costs LLVM far more time
-            name = f"npresnet_tile{height}{'_blocked' if blocked else ''}_v{LANES}"
-            builder.call(
-                _define(builder.module, name, height, blocked),
-                [a, b, c, *strides, depth, ahead, flag],
-            )
-            builder.branch(done)
-        builder.position_at_end(done)
+        strides = (a_stride, b_stride, c_stride)
+        flag = e.builder.trunc(accumulate, I1)
+        _tile(e, rows, blocked, (a, b, c), strides, depth, ahead, flag)
 
-    return body
+    return emit
 
 
-def _define(module: ir.Module, name: str, rows: int, blocked: bool) -> ir.Function:
-    """Define the function of one tile height in `module`."""
-    kind = ir.FunctionType(ir.VoidType(), [POINTER] * 3 + [I64] * 5 + [I1])
-    function = ir.Function(module, kind, name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    a, b, c, a_stride, b_stride, c_stride, depth, ahead, accumulate = function.args
-    strides = (a_stride, b_stride, c_stride)
-    _tile(Emitter(builder), rows, blocked, (a, b, c), strides, depth, ahead, accumulate)
-    builder.ret_void()
-    return function
-
-
-_blocked: Callable[..., Any] = ir_kernel("gemm_blocked", "ipipipiiii", _gemm(True))
-_strided: Callable[..., Any] = ir_kernel("gemm_strided", "ipipipiiii", _gemm(False))
+_blocked: Callable[..., Any] = ir_kernel(
+    "gemm_blocked", "ipipipiiii", by_height("_blocked", _product(True))
+)
+_strided: Callable[..., Any] = ir_kernel(
+    "gemm_strided", "ipipipiiii", by_height("", _product(False))
+)
 
 
 @kernel

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from . import direct, packing, winograd
+from . import direct, direct_images, packing, winograd
 from .algorithm import mostly_padding
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import chunk_length, gemm_blocked
@@ -323,6 +323,15 @@ class DirectProblem:
             and mostly_padding(size, grid.grid, grid.taps, first, grid.step)
         )
 
+        self.images = (
+            channels == direct_images.CHANNELS
+            and grid.step in direct_images.PIXELS
+            and min(grid.taps) > 0
+        )
+        if self.images:
+            segments = ceil_div(grid.grid[1], direct_images.SEGMENT)
+            self.block = ceil_div(grid.grid[1], max(segments, 1))
+
         table = np.zeros(direct.GEMM + 1, dtype=np.int64)
         table[direct.HEIGHT], table[direct.WIDTH] = size
         table[direct.CHANNELS] = channels
@@ -347,6 +356,11 @@ class DirectProblem:
 
     def _thread_bytes(self) -> int:
         """Return the scratch of a thread: A, one pixel's depth, M."""
+        if self.images:
+            taps = self.grid.taps
+            row = direct_images.row_vectors(self.block, self.grid.step, taps[1])
+            products = self.block * self.columns * 2
+            return _aligned_bytes((taps[0] * row + products) * VECTOR_BYTES)
         left = (self.depth + LANES) // LANES * self.block
         flat = self.block * direct.flat_bytes(*self.grid.taps, self.channels)
         products = self.block * self.columns * 2
@@ -366,13 +380,7 @@ class DirectProblem:
         """Compute the grid of outputs in y (N, P, Q, K) from x (N, H, W, C)."""
         threads = thread_count()
         images = x.shape[0]
-        pixels = self.grid.grid[0] * self.grid.grid[1]
-        if self.by_pixel:
-            blocks = pixels * ceil_div(images, self.block)
-        else:
-            blocks = ceil_div(images * pixels, self.block)
-        # few blocks: several threads gather the same one, each for a part of the columns
-        parts = max(1, min(self.columns, ceil_div(ITEMS_PER_THREAD * threads, max(blocks, 1))))
+        height, width = self.grid.grid
         table = self._table.copy()
         table[direct.X] = address(x)
         table[direct.WEIGHT] = address(packed)
@@ -381,9 +389,20 @@ class DirectProblem:
         bias = _fill_epilogue(table, slots, epilogue, self.zeros, self.out_channels)
         table[direct.SCRATCH] = align(address(scratch))
         table[direct.THREAD_SCRATCH] = self._thread_bytes()
+        if self.images:
+            table[direct.GEMM] = direct_images.PIXELS[self.grid.step].address
+            segments = ceil_div(width, self.block)
+            run(direct_images.image_rows, table, images * height * segments, threads)
+            return
+        if self.by_pixel:
+            blocks = height * width * ceil_div(images, self.block)
+        else:
+            blocks = ceil_div(images * height * width, self.block)
         table[direct.IMAGES] = images
-        table[direct.PARTS] = parts
         table[direct.GEMM] = gemm_blocked.address
+        # few blocks: several threads gather the same one, each for a part of the columns
+        parts = max(1, min(self.columns, ceil_div(ITEMS_PER_THREAD * threads, max(blocks, 1))))
+        table[direct.PARTS] = parts
         run(direct.direct_blocks, table, blocks * parts, threads)
         del bias
 
