@@ -6,8 +6,10 @@ same four things: `weight_floats`, `scratch_floats`, `pack`, `run`. How work is 
 depend on batch and threads; what is computed, and in which order, never does.
 """
 
+import os
 from ctypes import addressof, c_char
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,18 @@ FLOORS = np.array([-np.inf, 0.0], dtype=np.float32)
 
 BLOCK_FLOATS = 96 * 1024
 """Floats of a block's left operand: well inside an L2 of 1 MB with room for weights."""
+
+
+def _l2_bytes() -> int:
+    """Return the size of a core's L2, 1 MiB where the system doesn't tell."""
+    try:
+        return max(os.sysconf("SC_LEVEL2_CACHE_SIZE"), 1 << 20)
+    except (AttributeError, ValueError, OSError):
+        return 1 << 20
+
+
+L2_BYTES = _l2_bytes()
+"""Decides how work is cut into blocks, never what is computed."""
 
 STORED_BYTES = 16 * 1024 * 1024
 """Transformed weights larger than this are made from the plain ones whenever they are needed."""
@@ -50,6 +64,21 @@ def address(array: npt.NDArray[np.generic]) -> int:
 
 def _aligned_bytes(count: int) -> int:
     return align(int(count))
+
+
+@cache
+def even_block(tiles: int, most: int, threads: int) -> int:
+    """Return the tiles of a block, at most `most`, that let all threads end at about one time.
+
+    A thread's time is its rounds of blocks; each tile counts, and what goes with every block and
+    every tile of the microkernel counts as some tiles more.
+    """
+
+    def time(block: int) -> int:
+        rounds = ceil_div(ceil_div(tiles, block), threads)
+        return rounds * (block + 2 * ceil_div(block, TILE_ROWS) + 4)
+
+    return min(range(most, 0, -1), key=time)
 
 
 @dataclass(frozen=True)
@@ -185,9 +214,11 @@ class WinogradProblem:
 
     def _choose_blocks(self, tile_bytes: int) -> None:
         """Choose tiles in a block for both schedules, and columns in a group for each."""
-        block = max(BLOCK_FLOATS * 4 * 2 // tile_bytes, 1)
-        self.block = min(max(block, TILE_ROWS), 2 * TILE_ROWS + 4)
-        self.group = min(2, self.columns)
+        # V takes at most 0.6 of L2; beside it are M and, while they pass, the weights
+        most = max(L2_BYTES * 6 // 10 // tile_bytes, TILE_ROWS)
+        self.block = min(most, 2 * TILE_ROWS + 4)
+        # more columns at a time read V less often, fewer keep M small
+        self.group = min(2 if 4 * self.weight_floats <= L2_BYTES * 2 else 4, self.columns)
         self.shared_block = max(TILE_ROWS, min(128, 4 * 1024 * 1024 // tile_bytes))
         self.shared_group = min(2, self.columns)
 
@@ -248,9 +279,10 @@ class WinogradProblem:
         if self.stored:
             table[winograd.STORED] = self.form.stored.address
 
-        blocks = ceil_div(tiles, self.block)
+        block = even_block(tiles, self.block, threads)
+        blocks = ceil_div(tiles, block)
         if blocks >= 2 * threads and not self.stored:
-            table[winograd.BLOCK] = self.block
+            table[winograd.BLOCK] = block
             table[winograd.GROUP] = self.group
             table[winograd.THREAD_SCRATCH] = self._thread_bytes(self.block, self.group, True)
             run(winograd.winograd_blocks, table, blocks, threads)
