@@ -281,7 +281,7 @@ class WinogradProblem:
 
         block = even_block(tiles, self.block, threads)
         blocks = ceil_div(tiles, block)
-        if blocks >= 2 * threads and not self.stored:
+        if blocks >= threads and not self.stored:
             table[winograd.BLOCK] = block
             table[winograd.GROUP] = self.group
             table[winograd.THREAD_SCRATCH] = self._thread_bytes(self.block, self.group, True)
