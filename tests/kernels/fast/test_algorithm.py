@@ -14,7 +14,7 @@ from npresnet_kernels.cpu.fast.vector import LANES
         ((64, 64, 3, 1, 1, 56, 56), "winograd4"),
         ((128, 128, 3, 1, 1, 28, 28), "winograd4"),
         ((256, 256, 3, 1, 1, 14, 14), "winograd4"),
-        ((512, 512, 3, 1, 1, 7, 7), "winograd4"),
+        ((512, 512, 3, 1, 1, 7, 7), "winograd2"),
         ((512, 512, 3, 1, 1, 1, 1), "direct"),
         ((3, 64, 7, 2, 3, 224, 224), "direct"),
         ((256, 512, 1, 2, 0, 14, 14), "direct"),

@@ -24,6 +24,16 @@ WEIGHT_BYTES_PER_CYCLE = 8.0
 ASSUMED_BATCH = 16
 """Images that share one reading of the weights; a compromise, and fixed: see above."""
 
+STORED_BYTES = 16 * 1024 * 1024
+"""Transformed weights larger than this are made from the plain ones whenever they are needed."""
+
+MADE_CYCLES = 6.0
+"""Cycles for each vector of transformed weights that is made when needed."""
+
+MADE_BATCH = 2
+"""Images that share one making of them. Few: at 512 channels of 7x7, F(2x2, 3x3) takes half of
+F(4x4, 3x3)'s time for an image alone, and as much for eight."""
+
 
 def ceil_to(count: int, multiple: int) -> int:
     """Return the next multiple."""
@@ -58,8 +68,10 @@ def winograd_cost(form: Form, channels: int, out_channels: int, out_size: tuple[
     tiles //= form.outputs**2
     into, back = TRANSFORM_OPERATIONS
     operations = depth * columns + into * ceil_to(channels, LANES) + back * columns
-    weights = form.points * depth * columns * 4
     cycles = tiles * form.points * operations / (LANES * FMAS_PER_CYCLE)
+    weights = form.points * depth * columns * 4
+    if weights > STORED_BYTES:
+        return cycles + MADE_CYCLES * weights / (4 * LANES * MADE_BATCH)
     return cycles + weights / (WEIGHT_BYTES_PER_CYCLE * ASSUMED_BATCH)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import direct, direct_images, packing, winograd
-from .algorithm import mostly_padding
+from .algorithm import STORED_BYTES, mostly_padding
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import chunk_length, gemm_blocked
 from .parallel import Integers, run, thread_count
@@ -41,9 +41,6 @@ def _l2_bytes() -> int:
 
 L2_BYTES = _l2_bytes()
 """Decides how work is cut into blocks, never what is computed."""
-
-STORED_BYTES = 16 * 1024 * 1024
-"""Transformed weights larger than this are made from the plain ones whenever they are needed."""
 
 ITEMS_PER_THREAD = 3
 """Work items wanted for a thread, so that one that is slowed down doesn't hold up the rest."""
