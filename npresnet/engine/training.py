@@ -102,6 +102,7 @@ class _Program:
         self._arena = Arena(size)
         views = [self._arena.view(o, (n,), np.dtype(np.float32)) for o, n in work]
         self._work = list(zip(views[::2], views[1::2], strict=True))
+        self._scratch: dict[int, int] = {}
         self._views: dict[int, tuple[dict[Value, Array], dict[Value, Array]]] = {}
 
     def run(self, x: Array, loss: Loss, target: Any) -> tuple[Tensor, dict[Tensor, Array]]:
@@ -113,11 +114,7 @@ class _Program:
         values = {v: v.source.data for v in self._outside if v.source is not None}
         values.update(activations)
         values[self.graph.inputs[0]] = entered(x, values.get(self.graph.inputs[0]), self.kernels)
-        floats = 0
-        if self.kernels is not None:
-            threads = self.kernels.thread_count()
-            floats = max((step.scratch_floats(threads) for step in self._steps), default=0)
-        frame = TrainingFrame(batch, self._arena.scratch(floats), values, grads)
+        frame = TrainingFrame(batch, self._arena.scratch(self._scratch_floats()), values, grads)
         for step, (work, _) in zip(self._steps, self._work, strict=True):
             step.forward(frame, work)
         for buffer, count in self.graph.counters:
@@ -144,6 +141,14 @@ class _Program:
             if v.source is not None and v in frame.grads
         }
         return value, found
+
+    def _scratch_floats(self) -> int:
+        """Return the working memory that the steps need on as many threads as there are now."""
+        threads = 0 if self.kernels is None else self.kernels.thread_count()
+        if threads not in self._scratch:
+            needs = (step.scratch_floats(threads) for step in self._steps)
+            self._scratch[threads] = max(needs, default=0)
+        return self._scratch[threads]
 
     def _plan_memory(
         self,

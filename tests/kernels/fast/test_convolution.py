@@ -249,13 +249,6 @@ def test_no_images_no_weight_gradient(shape, algorithm):
     assert not grad_weight.any()
 
 
-def test_unaligned_packing_names_the_cure():
-    layer = Layer((1, 16, 16, 3, 1, 1, 5, 5), "winograd4")
-    room = aligned_empty(layer.packed.size + 1)
-    with pytest.raises(ValueError, match="aligned_empty"):
-        layer.convolution.pack(layer.weight, out=room[1:])
-
-
 def test_several_python_threads_at_once():
     """Calls in flight share nothing but packed weights."""
     layer = Layer((2, 32, 32, 3, 1, 1, 14, 14), "winograd4")

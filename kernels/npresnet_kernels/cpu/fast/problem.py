@@ -245,11 +245,6 @@ class WinogradProblem:
         if self.stored:
             _pack_direct(weight, view, out, self.channels, self.out_channels, (3, 3), True)
             return
-        if address(out) % ALIGNMENT:
-            raise ValueError(
-                f"packed weights start at no multiple of {ALIGNMENT} bytes: "
-                "take them from memory.aligned_empty"
-            )
         table = _packing_table(weight, view, out, self.channels, self.out_channels)
         table[packing.POINTS] = self.form.points
         table[packing.WEIGHT_TRANSFORM] = self.form.weight.address

@@ -88,7 +88,7 @@ def _gathered_points(matrix: Matrix) -> Callable[..., None]:
             [e.gather(pointer, lane_step, mask) for pointer in row]
             for row in _grid(e, here, side, side, row_step, step)
         ]
-        _store_points(e, apply_both_sides(e, matrix, tile), there, point_step, stream=True)
+        _store_points(e, apply_both_sides(e, matrix, tile), there, point_step)
         turn.close([e.shift(here, source_step), e.shift(there, vector_step)])
 
     return body
@@ -211,15 +211,11 @@ def _store_points(
     points: list[list[ir.Value]],
     target: ir.Value,
     point_step: ir.Value,
-    stream: bool = False,
 ) -> None:
     """Emit stores of a square of points, `point_step` bytes apart, row by row."""
     for row in points:
         for value in row:
-            if stream:
-                e.stream(value, target)
-            else:
-                e.store(value, target)
+            e.store(value, target)
             target = e.shift(target, point_step)
 
 

@@ -124,15 +124,6 @@ class Emitter:
         """Store a vector, aligned as a float."""
         self.builder.store(value, self.shift(pointer, offset), align=4)
 
-    def stream(self, value: ir.Value, pointer: ir.Value) -> None:
-        """Store a vector, aligned to its size, past the caches.
-
-        For what is too large to stay there: it halves the traffic, as lines aren't read first.
-        """
-        store = self.builder.store(value, pointer, align=VECTOR_BYTES)
-        hint = self.builder.module.add_metadata([ir.Constant(I32, 1)])
-        store.set_metadata("nontemporal", hint)
-
     def broadcast(self, pointer: ir.Value, offset: int | ir.Value = 0) -> ir.Value:
         """Load one float into every lane."""
         scalar = self.builder.load(self.shift(pointer, offset), align=4, typ=FLOAT)
