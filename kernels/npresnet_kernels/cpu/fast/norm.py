@@ -69,6 +69,9 @@ RUN = 32
 WIDTH = 4
 """Vectors of a row summed at once: whole cache lines side by side, sums in registers."""
 
+AHEAD = 12
+"""Rows to fetch ahead: hardware prefetchers by themselves reach two thirds of the bandwidth."""
+
 WIDE = ir.VectorType(DOUBLE, LANES)
 
 Values = Callable[[Lane, list[ir.Value], list[ir.Value], ir.Value], tuple[ir.Value, ir.Value]]
@@ -92,6 +95,7 @@ def _sum_rows(moving: int, values: Values, wide: bool = False) -> Callable[..., 
     ) -> None:
         builder = e.builder
         step = builder.mul(channels, I64(4))
+        ahead = builder.mul(step, I64(AHEAD))
         second = builder.mul(channels, I64(8))
         lowest = e.broadcast(floor)
         zero = ir.Constant(WIDE, [0.0] * LANES) if wide else e.constant(0.0)
@@ -119,6 +123,8 @@ def _sum_rows(moving: int, values: Values, wide: bool = False) -> Callable[..., 
             added = []
             for i, lane in enumerate(lanes):
                 at = [e.shift(p, 4 * LANES * i) for p in now]
+                for p in at:
+                    e.prefetch(p, ahead)
                 value, other = values(lane, at, constants[i], lowest)
                 if wide:
                     value, other = builder.fpext(value, WIDE), builder.fpext(other, WIDE)
