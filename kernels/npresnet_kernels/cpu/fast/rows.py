@@ -11,7 +11,6 @@ from llvmlite import ir
 
 from .vector import BYTE, DOUBLE, I64, LANES, VECTOR_BYTES, Emitter, ir_kernel
 
-
 AHEAD = 2048
 """Bytes to fetch ahead of a pass: a third faster than hardware prefetchers by themselves."""
 
