@@ -225,23 +225,23 @@ class Tensor:
                 "outside no_grad()"
             )
         backend = for_arrays([self.data])
-        if grad is None:
-            if self.data.size != 1:
-                raise ShapeError(
-                    f"backward() of a tensor with shape {self.shape} needs grad, an array of that "
-                    "shape; only one element can do without"
-                )
-            with backend.scope():
+        if grad is None and self.data.size != 1:
+            raise ShapeError(
+                f"backward() of a tensor with shape {self.shape} needs grad, an array of that "
+                "shape; only one element can do without"
+            )
+        with backend.scope():
+            if grad is None:
                 seed: Array = backend.xp.ones_like(self.data)
-        else:
-            values = grad.data if isinstance(grad, Tensor) else grad
-            seed = backend.asarray(values).astype(self.dtype, copy=False)
+            else:
+                values = grad.data if isinstance(grad, Tensor) else grad
+                seed = backend.asarray(values).astype(self.dtype, copy=False)
             if seed.shape != self.shape:
                 raise ShapeError(f"grad has shape {seed.shape}, the tensor {self.shape}")
-        if self._node is None:
-            self.accumulate(seed, shared=True)
-        else:
-            walk_back(self._node, seed, retain_graph)
+            if self._node is None:
+                self.accumulate(seed, shared=True)
+            else:
+                walk_back(self._node, seed, retain_graph)
 
     def accumulate(self, grad: Array, shared: bool) -> None:
         """Add ``grad`` to what was collected; copy it first if it is ``shared``."""
@@ -600,7 +600,8 @@ def tensor(data: ArrayLike, requires_grad: bool = False, dtype: Any = None) -> T
     array = _array(given, dtype)
     converted = array.dtype != getattr(given, "dtype", array.dtype)
     fresh = converted or isinstance(given, int | float | list | tuple)
-    return Tensor(array if fresh else array.copy(order="K"), requires_grad=requires_grad)
+    with for_arrays([array]).scope():
+        return Tensor(array if fresh else array.copy(order="K"), requires_grad=requires_grad)
 
 
 def as_tensor(data: ArrayLike) -> Tensor:
@@ -626,7 +627,8 @@ def _array(data: ArrayLike, dtype: Any = None) -> Array:
             dtype = np.float32
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"a tensor holds numbers, got {type(data).__name__} ({array.dtype})")
-    return array if dtype is None else array.astype(dtype, copy=False)
+    with backend.scope():
+        return array if dtype is None else array.astype(dtype, copy=False)
 
 
 def record(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -142,10 +143,23 @@ def test_what_another_device_than_the_current_one_computes(machine, rng):
     np.testing.assert_array_equal(values.numpy(), x.max(1))
     np.testing.assert_array_equal(places.numpy(), x.argmax(1))
     assert there.max().item() == x.max()
+    assert nr.tensor(there).device == nr.tensor(there.data).device == "gpu:1"
+    assert there.double().dtype == nr.tensor(there, dtype="float64").dtype == np.float64
     labels = nr.tensor(rng.integers(0, 5, 4)).to("gpu:1")
     for loss in (nr.functional.cross_entropy, nr.functional.nll_loss):
         known = loss(nr.tensor(x), labels.to("cpu")).item()
         np.testing.assert_allclose(loss(there, labels).item(), known, rtol=1e-6)
+    model = Tiny(num_classes=4).to("gpu:1").double()
+    model.bn1.reset_parameters()
+    images = nr.tensor(rng.standard_normal((2, 3, 9, 9))).to("gpu:1")
+    model(images).sum().backward()
+    model.zero_grad(set_to_none=False)
+    nr.optim.SGD(model.parameters()).zero_grad(set_to_none=False)
+    assert not to_numpy(model.fc.weight.grad).any()
+    assert "Tiny" in str(nr.inspect.summary(model, (3, 9, 9)))
+    twin = copy.deepcopy(model)
+    assert twin.fc.weight.device == "gpu:1"
+    np.testing.assert_array_equal(twin.fc.weight.numpy(), model.fc.weight.numpy())
 
 
 def test_dlpack_without_copies(machine):

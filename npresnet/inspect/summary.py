@@ -20,7 +20,7 @@ from npresnet.errors import RangeError
 from npresnet.nn import Module
 from npresnet.tape import Operation, no_grad, tracing
 from npresnet.tensor import Tensor
-from npresnet_kernels.contract import Shape
+from npresnet_kernels.contract import Array, Shape
 
 __all__ = ["Row", "Summary", "summary"]
 
@@ -247,12 +247,17 @@ _MULTIPLY_ADDS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
 }
 
 
+def _copy(array: Array) -> Array:
+    with for_arrays([array]).scope():
+        return array.copy()
+
+
 @contextlib.contextmanager
 def _as_it_was(model: Module) -> Iterator[None]:
     """Set evaluation mode; on leaving, put back every module's mode and every buffer's values."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
-        (module._buffers, name, tensor, tensor.data, tensor.data.copy())
+        (module._buffers, name, tensor, tensor.data, _copy(tensor.data))
         for module in model.modules()
         for name, tensor in module._buffers.items()
         if tensor is not None
@@ -264,7 +269,8 @@ def _as_it_was(model: Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         for table, name, tensor, array, values in buffers:
-            array[...] = values
+            with for_arrays([array]).scope():
+                array[...] = values
             tensor.data = array
             table[name] = tensor
 

@@ -323,7 +323,8 @@ class Module:
             if set_to_none or parameter.grad is None:
                 parameter.grad = None
             else:
-                parameter.grad[...] = 0
+                with for_arrays([parameter.grad]).scope():
+                    parameter.grad[...] = 0
 
     def _convert(self: Self, change: Callable[[Array], Array]) -> Self:
         """Replace every array of the tree, gradients included."""
@@ -348,7 +349,12 @@ class Module:
             backend = resolve(target)
             return self._convert(lambda a: a if backend.owns(a) else backend.asarray(a))
         dtype = np.dtype(target)
-        return self._convert(lambda a: a.astype(dtype, copy=False) if a.dtype.kind == "f" else a)
+
+        def cast(array: Array) -> Array:
+            with for_arrays([array]).scope():
+                return array.astype(dtype, copy=False) if array.dtype.kind == "f" else array
+
+        return self._convert(cast)
 
     def cpu(self: Self) -> Self:
         """Move the module to main memory."""

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from npresnet import functional as F
+from npresnet.backend import for_arrays
 from npresnet.errors import RangeError, ShapeError
+from npresnet.nn import init
 from npresnet.nn._new import new_buffer, new_parameter
 from npresnet.nn.module import Module
 from npresnet.tensor import Tensor
@@ -74,16 +76,16 @@ class BatchNorm2d(Module):
     def reset_running_stats(self) -> None:
         """Set the running statistics back to mean 0 and variance 1."""
         if self.track_running_stats:
-            self.running_mean.data[...] = 0
-            self.running_var.data[...] = 1
-            self.num_batches_tracked.data[...] = 0
+            init.zeros_(self.running_mean)
+            init.ones_(self.running_var)
+            init.zeros_(self.num_batches_tracked)
 
     def reset_parameters(self) -> None:
         """Set weight 1, bias 0 and the running statistics back."""
         self.reset_running_stats()
         for parameter, value in ((self.weight, 1), (self.bias, 0)):
             if parameter is not None:
-                parameter.data[...] = value
+                init.constant_(parameter, value)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise each channel; in training also move the running statistics."""
@@ -91,7 +93,9 @@ class BatchNorm2d(Module):
             raise ShapeError(f"BatchNorm2d expected (N, C, H, W), got shape {input.shape}")
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats:
-            self.num_batches_tracked.data[...] += 1
+            counter = self.num_batches_tracked.data
+            with for_arrays([counter]).scope():
+                counter[...] += 1
             if self.momentum is None:
                 momentum = 1 / int(self.num_batches_tracked)
         own = self.training or not self.track_running_stats

@@ -138,7 +138,8 @@ class Optimizer:
                 if set_to_none or param.grad is None:
                     param.grad = None
                 else:
-                    param.grad[...] = 0
+                    with for_arrays([param.grad]).scope():
+                        param.grad[...] = 0
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every tensor that has a gradient, in place.

@@ -121,6 +121,10 @@ class ndarray:
     def copy(self, order="C"):  # from any device to the current one
         return ndarray(_guarded(np.array(self._values, order=order)), _current[0])
 
+    def __deepcopy__(self, memo):
+        with Device(self._device):
+            return self.copy()
+
     def astype(self, dtype, copy=True, **kwargs):
         if self.dtype == dtype and not copy:
             return self
