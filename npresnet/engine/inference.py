@@ -149,6 +149,7 @@ class InferencePlan:
         self._model = model
         self._algorithm = algorithm
         self._fast = fast
+        self._scratch: dict[int, int] = {}
         self._lock = threading.Lock()
         self._compile()
 
@@ -224,7 +225,8 @@ class InferencePlan:
             values.update(zip(self._layout, arena.views[batch], strict=True))
             entry = self.graph.inputs[0]
             values[entry] = entered(x, values.get(entry), self._kernels)
-            frame = Frame(values, batch, arena.scratch(self._scratch_floats()))
+            threads = 0 if self._kernels is None else self._kernels.thread_count()
+            frame = Frame(values, batch, arena.scratch(self._scratch_floats(threads)))
             for step, pack in zip(self._steps, prepared.packs, strict=True):
                 step.run(frame, pack)
                 for value in step.done:
@@ -283,11 +285,12 @@ class InferencePlan:
         """Return each buffered value's memory, maps as logical (N, C, H, W)."""
         return [arena.place(o, v.shape_at(batch), v.dtype) for v, o in self._layout.items()]
 
-    def _scratch_floats(self) -> int:
-        if self._kernels is None:
-            return 0
-        threads = self._kernels.thread_count()
-        return max((step.scratch_floats(threads) for step in self._steps), default=0)
+    def _scratch_floats(self, threads: int) -> int:
+        """Return what the steps need on so many threads, worked out once for each number."""
+        if threads not in self._scratch:
+            needs = (step.scratch_floats(threads) for step in self._steps)
+            self._scratch[threads] = max(needs, default=0)
+        return self._scratch[threads]
 
     def __repr__(self) -> str:
         return f"<inference plan of {type(self._model).__name__} for {self.shape}, {self.dtype}>"

@@ -210,7 +210,7 @@ class WinogradProblem:
         self._table = table
 
     def _choose_blocks(self, tile_bytes: int) -> None:
-        """Choose tiles in a block for both schedules, and columns in a group for each."""
+        """Choose tiles in a block and columns in a group for both schedules; size their scratch."""
         # V takes at most 0.6 of L2; beside it are M and, while they pass, the weights
         most = max(L2_BYTES * 6 // 10 // tile_bytes, TILE_ROWS)
         self.block = min(most, 2 * TILE_ROWS + 4)
@@ -218,6 +218,8 @@ class WinogradProblem:
         self.group = min(2 if 4 * self.weight_floats <= L2_BYTES * 2 else 4, self.columns)
         self.shared_block = max(TILE_ROWS, min(128, 4 * 1024 * 1024 // tile_bytes))
         self.shared_group = min(2, self.columns)
+        self._bytes = self._thread_bytes(self.block, self.group, True)
+        self._shared_bytes = self._thread_bytes(self.shared_block, self.shared_group, False)
 
     def _v_bytes(self, tiles: int) -> int:
         return int(self.form.points * winograd.point_step(self.channels, tiles))
@@ -235,9 +237,8 @@ class WinogradProblem:
 
     def scratch_floats(self, threads: int) -> int:
         """Return the scratch that `run` needs on so many threads."""
-        by_block = threads * self._thread_bytes(self.block, self.group, True)
-        by_group = threads * self._thread_bytes(self.shared_block, self.shared_group, False)
-        by_group += self._v_bytes(self.shared_block)
+        by_block = threads * self._bytes
+        by_group = threads * self._shared_bytes + self._v_bytes(self.shared_block)
         return (max(by_block, by_group) + ALIGNMENT) // 4
 
     def pack(self, weight: Floats, view: WeightView, out: Floats) -> None:
@@ -276,13 +277,13 @@ class WinogradProblem:
         if blocks >= threads and not self.stored:
             table[winograd.BLOCK] = block
             table[winograd.GROUP] = self.group
-            table[winograd.THREAD_SCRATCH] = self._thread_bytes(self.block, self.group, True)
+            table[winograd.THREAD_SCRATCH] = self._bytes
             run(winograd.winograd_blocks, table, blocks, threads)
         else:
             # tiles in equal shares, so that a group's products split into tiles of even heights
             rounds = ceil_div(tiles, self.shared_block)
             block = ceil_div(tiles, rounds) if rounds else 0
-            own = self._thread_bytes(self.shared_block, self.shared_group, False)
+            own = self._shared_bytes
             table[winograd.BLOCK] = block
             table[winograd.GROUP] = self.shared_group
             table[winograd.THREAD_SCRATCH] = own
