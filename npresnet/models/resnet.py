@@ -411,7 +411,7 @@ class ResNet(Shareable, nn.Module):
         Returns
         -------
         last : Tensor
-            What `forward_features` gives; of the last stage run if it stopped early.
+            What `forward_features` gives; if it stopped early, what the next stage would take.
         intermediates : list of Tensor
             In the order of the network.
 
@@ -426,7 +426,7 @@ class ResNet(Shareable, nn.Module):
         x = self._stem(x)
         found = [x] if 0 in taken else []
         stages = self._stages()[: max(taken) if stop_early else None]
-        x = self.maxpool(x) if stages else x
+        x = self.maxpool(x)
         for index, stage in enumerate(stages, 1):
             x = stage(x)
             if index in taken:

@@ -63,8 +63,9 @@ def test_intermediates(model, x):
         assert taken((1,)) == [1]
         early, (second,) = model.forward_intermediates(x, [2], stop_early=True)
         np.testing.assert_array_equal(early.numpy(), second.numpy())
-        stem, _ = model.forward_intermediates(x, [0], stop_early=True)
+        pooled, (stem,) = model.forward_intermediates(x, [0], stop_early=True)
         np.testing.assert_array_equal(stem.numpy(), maps[0].numpy())
+        np.testing.assert_array_equal(pooled.numpy(), model.maxpool(stem).numpy())
         only = model.forward_intermediates(x, [4], intermediates_only=True)
         np.testing.assert_array_equal(only[0].numpy(), last.numpy())
     for wrong in ([5], [-6], [], 0, 6):

@@ -91,6 +91,18 @@ def test_plain_resnet(tmp_path):
         load_model(path, "resnet34")
 
 
+def test_plain_resnet_with_a_deep_stem(tmp_path):
+    """Its first convolution has another name, and is 3x3 for images of any size."""
+    path = tmp_path / "plain.safetensors"
+    model = nr.create_model("resnet10t", num_classes=4, in_chans=1)
+    save_file(model.state_dict(), path)
+    loaded, settings = load_model(path, "resnet10t")
+    np.testing.assert_array_equal(loaded.conv1[0].weight.data, model.conv1[0].weight.data)
+    assert settings.options == {"num_classes": 4, "in_chans": 1, "small_input": False}
+    save_model(path, loaded, settings)
+    assert load_model(path)[1] == settings
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
