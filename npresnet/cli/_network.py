@@ -56,6 +56,6 @@ def network(arguments: argparse.Namespace) -> tuple[Module, tuple[int, int, int]
             raise RangeError("ResNet32 has one stem only: leave out --small-input")
         return models.ResNet32(**options), (3, 224, 224)
     channels = arguments.input_size[0] if arguments.input_size else 3
-    build = getattr(models, name)
+    build = ARCHITECTURES[name]
     model = build(in_chans=channels, small_input=arguments.small_input, **options)
     return model, (3, 32, 32) if arguments.small_input else (3, 224, 224)
