@@ -231,8 +231,8 @@ def test_evaluate_digits(weights, capsys):
     [
         (["resnet34"], "21.8 million parameters, 3.66 billion multiply-adds"),
         (["resnext50_32x4d"], "25 million parameters, 4.23 billion multiply-adds"),
-        (["resnet18d"], "11.7 million parameters, 2.06 billion multiply-adds"),
-        (["seresnet18"], "11.8 million parameters, 1.82 billion multiply-adds"),
+        (["resnet18d"], "11.7 million parameters, 2.05 billion multiply-adds"),
+        (["seresnet18"], "11.8 million parameters, 1.81 billion multiply-adds"),
         (["resnet18", "--num-classes", "10", "--small-input"], "555 million multiply-adds"),
         (["ResNet32", "--backend", "reference"], "multiply-adds"),
         (["resnet50", "--input-size", "1", "64", "64"], "multiply-adds"),
