@@ -1,7 +1,8 @@
-"""Convolution by im2col and cuBLAS: any shape, stride, dilation and groups, on any device.
+"""Convolution: by implicit products where they apply, else by im2col and cuBLAS.
 
-The formulas are those of ``reference/conv.py``. Columns are made and used a slice of rows at a
-time, to keep to the column budget.
+im2col takes any shape, stride, dilation, groups and dtype. The formulas are those of
+``reference/conv.py``. Columns are made and used a slice of rows at a time, to keep to the column
+budget.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from npresnet_kernels.budget import row_slices
 from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.gpu import implicit_gemm
 from npresnet_kernels.gpu.device import array_module, blocks, empty, launch, scalar_type
 from npresnet_kernels.gpu.linear import matmul
 from npresnet_kernels.gpu.memory import contiguous, from_rows, new_image, rows_of
@@ -79,6 +81,22 @@ def _groups(groups: int, in_channels: int, out_channels: int) -> Iterator[tuple[
         yield slice(g * i, (g + 1) * i), slice(g * o, (g + 1) * o)
 
 
+def _implicit(
+    dtype: Any,
+    shape: Shape,
+    out_channels: int,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> bool:
+    """Whether no columns are needed. Where they are the image itself, cuBLAS is at no loss."""
+    patches = _Patches(shape, kernel_size, stride, padding, dilation)
+    output = (shape[0], out_channels, *patches.output)
+    return not patches.trivial and implicit_gemm.applies(dtype, (shape, output), groups)
+
+
 def _matrix(weight: Array) -> Array:
     """(O, C / groups, kH, kW) to (O, kH * kW * C / groups)."""
     xp = array_module()
@@ -127,6 +145,9 @@ def conv2d(
 ) -> Array:
     """The product y = X W^T + bias, a group of channels at a time."""
     out_channels, depth, *kernel = weight.shape
+    window = ((kernel[0], kernel[1]), stride, padding, dilation)
+    if _implicit(x.dtype, x.shape, out_channels, *window, groups):
+        return implicit_gemm.conv2d(x, weight, bias, stride, padding, dilation)
     patches = _Patches(x.shape, (kernel[0], kernel[1]), stride, padding, dilation)
     x, w = contiguous(x), _matrix(weight)
     y = empty((patches.rows, out_channels), x.dtype)
@@ -153,6 +174,11 @@ def conv2d_grad_input(
 ) -> Array:
     """grad_x = col2im(grad_y W)."""
     out_channels, depth, *kernel = weight.shape
+    window = ((kernel[0], kernel[1]), stride, padding, dilation)
+    if _implicit(grad_output.dtype, input_shape, out_channels, *window, groups):
+        return implicit_gemm.conv2d_grad_input(
+            grad_output, weight, input_shape, stride, padding, dilation
+        )
     patches = _Patches(input_shape, (kernel[0], kernel[1]), stride, padding, dilation)
     dy, w = rows_of(grad_output), _matrix(weight)
     dx = new_image(input_shape, dy.dtype)
@@ -173,6 +199,9 @@ def conv2d_grad_weight(
     groups: int,
 ) -> Array:
     """grad_W = grad_y^T X, the slices' shares added up in double."""
+    window = (kernel_size, stride, padding, dilation)
+    if _implicit(x.dtype, x.shape, grad_output.shape[1], *window, groups):
+        return implicit_gemm.conv2d_grad_weight(grad_output, x, *window)
     xp = array_module()
     patches = _Patches(x.shape, kernel_size, stride, padding, dilation)
     out_channels, depth = grad_output.shape[1], x.shape[1] // groups

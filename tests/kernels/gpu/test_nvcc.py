@@ -32,10 +32,18 @@ class Budget:
 SCALAR_SOURCES = (
     *("conv.cu", "elementwise.cu", "loss.cu", "norm.cu", "optim.cu", "pool.cu", "softmax.cu"),
 )
-VARIANTS = {
+VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, str | int], Budget]] = {
     scalar: (SCALAR_SOURCES, {"SCALAR": scalar}, Budget(registers=96, shared=2048))
     for scalar in ("float", "double", "half16", "bfloat16")
 }
+# Products: 256 threads a block, one block at the least; the largest tile's registers are the most.
+for product, (scalar, exact) in {
+    "exact": ("float", 1),
+    "tf32": ("float", 0),
+    "fp16": ("half16", 0),
+}.items():
+    macros = {"SCALAR": scalar, "EXACT": exact, "TILE_M": 128, "TILE_N": 128}
+    VARIANTS[product] = (("implicit_gemm.cu",), macros, Budget(registers=255, shared=0))
 
 
 @dataclass(frozen=True)
