@@ -67,7 +67,7 @@ def _defines(x: Array, tile: Tile) -> dict[str, str | int]:
 
 def _vector(dtype: Any) -> int:
     """Elements in the 16 bytes that a thread copies."""
-    return 16 // np.dtype(dtype).itemsize
+    return 16 // int(np.dtype(dtype).itemsize)
 
 
 def _padded(x: Array, axis: int) -> Array:
@@ -75,8 +75,9 @@ def _padded(x: Array, axis: int) -> Array:
     xp = array_module()
     short = -x.shape[axis] % _vector(x.dtype)
     if not short:
-        dense: Array = xp.ascontiguousarray(x)
-        return dense if dense.data.ptr % 16 == 0 else dense.copy()
+        dense: Any = xp.ascontiguousarray(x)
+        aligned: Array = dense if dense.data.ptr % 16 == 0 else dense.copy()
+        return aligned
     shape = list(x.shape)
     shape[axis] += short
     wider: Array = xp.zeros(tuple(shape), x.dtype)
