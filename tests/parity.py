@@ -69,7 +69,7 @@ def run_torch(
     return grads, output.detach().numpy()
 
 
-def check_parity(
+def assert_parity(
     ours: Callable[..., Any],
     theirs: Callable[..., Any],
     inputs: Sequence[np.ndarray],

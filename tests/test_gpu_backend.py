@@ -429,7 +429,8 @@ def test_optimizer_state_comes_back_to_the_device(machine, rng):
     optimizer = nr.optim.AdamW(model.parameters(), lr=0.01)
     nr.functional.cross_entropy(model(nr.tensor(x).to("gpu")), nr.tensor(y).to("gpu")).backward()
     optimizer.step()
-    state = optimizer.state_dict()
+    before = {key: to_numpy(value) for key, value in model.state_dict().items()}
+    state = copy.deepcopy(optimizer.state_dict())
     on_host = {
         "state": {
             n: {k: to_numpy(v) if hasattr(v, "shape") else v for k, v in kept.items()}
@@ -437,6 +438,13 @@ def test_optimizer_state_comes_back_to_the_device(machine, rng):
         },
         "param_groups": json.loads(json.dumps(state["param_groups"])),
     }
+    optimizer.step()
+    expected = to_numpy(model.fc.weight.data)
+    assert np.abs(expected - before["fc.weight"]).max() > 1e-3
     for given in (state, on_host):
+        model.load_state_dict(before)
         optimizer.load_state_dict(given)
         optimizer.step()
+        np.testing.assert_array_equal(to_numpy(model.fc.weight.data), expected)
+        moments = [v for kept in optimizer.state_dict()["state"].values() for v in kept.values()]
+        assert all(isinstance(v, fake_cupy.ndarray) for v in moments if np.ndim(v))

@@ -23,7 +23,7 @@ def picture(width, height, mode="RGB"):
     return Image.fromarray(pixels)
 
 
-def equal(image, expected):
+def assert_equal(image, expected):
     np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
 
 
@@ -37,7 +37,7 @@ def test_resize_to_the_shorter_side(width, height, size, interpolation, mode):
         expected = int(size * width / height), size
     result = data.Resize(size, interpolation)(image)
     assert result.size == expected
-    equal(result, image.resize(expected, RESAMPLING[interpolation]))
+    assert_equal(result, image.resize(expected, RESAMPLING[interpolation]))
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_center_crop(width, height, wide, high):
     left = round((pixels.shape[1] - wide) / 2)
     result = data.CenterCrop((high, wide))(image)
     assert result.size == (wide, high)
-    equal(result, pixels[top : top + high, left : left + wide])
+    assert_equal(result, pixels[top : top + high, left : left + wide])
 
 
 def test_center_crop_rounds_halves_to_even():
     pixels = np.arange(7 * 5, dtype=np.uint8).reshape(7, 5)
-    equal(data.CenterCrop((4, 4))(pixels), pixels[2:6, 0:4])  # 1.5 -> 2, 0.5 -> 0
-    equal(data.CenterCrop(5)(pixels), pixels[1:6])
+    assert_equal(data.CenterCrop((4, 4))(pixels), pixels[2:6, 0:4])  # 1.5 -> 2, 0.5 -> 0
+    assert_equal(data.CenterCrop(5)(pixels), pixels[1:6])
 
 
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "symmetric"])
@@ -109,7 +109,7 @@ def test_pad(mode, padding, borders):
         expected = np.pad(pixels, widths, mode=mode, **options)
         result = data.Pad(padding, fill=7, padding_mode=mode)(image)
         assert result.mode == kind
-        equal(result, expected)
+        assert_equal(result, expected)
 
 
 def test_pad_with_a_colour():
@@ -127,7 +127,7 @@ def test_random_crop_takes_every_place_alike():
     for _ in range(900):
         part = np.asarray(crop(pixels, rng))
         top, left = divmod(int(part[0, 0]), 5)
-        equal(part, pixels[top : top + 4, left : left + 3])
+        assert_equal(part, pixels[top : top + 4, left : left + 3])
         corners[top, left] += 1
     assert corners.min() > 60
     assert corners.sum() == 900
@@ -157,7 +157,7 @@ def test_random_resized_crop_keeps_its_limits(width, height, seed):
     assert min(w, h) >= 1
     image = picture(width, height)
     expected = image.crop((left, top, left + w, top + h)).resize((6, 5), Image.Resampling.BILINEAR)
-    equal(crop(image, np.random.default_rng(seed)), expected)
+    assert_equal(crop(image, np.random.default_rng(seed)), expected)
 
 
 def test_random_resized_crop_area_and_ratio():
@@ -187,8 +187,8 @@ def test_random_resized_crop_falls_back_to_the_middle(size, part):
 
 def test_flip():
     image = picture(5, 4)
-    equal(data.RandomHorizontalFlip(1.0)(image), np.asarray(image)[:, ::-1])
-    equal(data.RandomHorizontalFlip(0.0)(image), image)
+    assert_equal(data.RandomHorizontalFlip(1.0)(image), np.asarray(image)[:, ::-1])
+    assert_equal(data.RandomHorizontalFlip(0.0)(image), image)
     rng = np.random.default_rng(0)
     flip = data.RandomHorizontalFlip()
     flipped = sum(not np.array_equal(flip(image, rng), image) for _ in range(400))
@@ -197,8 +197,8 @@ def test_flip():
 
 def test_rotation():
     image = picture(6, 6)
-    equal(data.RandomRotation((90, 90))(image), np.rot90(np.asarray(image)))
-    equal(
+    assert_equal(data.RandomRotation((90, 90))(image), np.rot90(np.asarray(image)))
+    assert_equal(
         data.RandomRotation((30, 30), "bilinear")(image), image.rotate(30, RESAMPLING["bilinear"])
     )
     assert data.RandomRotation((90, 90), expand=True)(picture(6, 4)).size == (4, 6)
@@ -226,13 +226,13 @@ def test_affine_matches_its_formula():
     step = data.RandomAffine(
         (angle, angle), None, (scale, scale), (shear, shear), "bilinear", fill=5
     )
-    equal(step(image), expected)
+    assert_equal(step(image), expected)
 
 
 def test_affine_quarter_turn_and_shift():
     image = picture(6, 6)
-    equal(data.RandomAffine((90, 90))(image), np.rot90(np.asarray(image), -1))
-    equal(data.RandomAffine(0)(image), image)
+    assert_equal(data.RandomAffine((90, 90))(image), np.rot90(np.asarray(image), -1))
+    assert_equal(data.RandomAffine(0)(image), image)
     pixels = np.arange(1, 101, dtype=np.uint8).reshape(10, 10)
     rng = np.random.default_rng(0)
     seen = set()
@@ -240,19 +240,19 @@ def test_affine_quarter_turn_and_shift():
         moved = np.asarray(data.RandomAffine(0, translate=(0.2, 0.1))(pixels, rng))
         y, x = np.argwhere(moved == 56)[0] - np.argwhere(pixels == 56)[0]
         padded = np.pad(pixels, 2)
-        equal(moved, padded[2 - y : 12 - y, 2 - x : 12 - x])
+        assert_equal(moved, padded[2 - y : 12 - y, 2 - x : 12 - x])
         seen.add((int(x), int(y)))
     assert seen == {(x, y) for x in range(-2, 3) for y in range(-1, 2)}
 
 
 def test_grey_and_colour():
     image = picture(4, 4)
-    equal(data.Grayscale()(image), image.convert("L"))
+    assert_equal(data.Grayscale()(image), image.convert("L"))
     three = np.asarray(data.Grayscale(3)(image))
-    equal(three, np.repeat(np.asarray(image.convert("L"))[..., None], 3, axis=2))
+    assert_equal(three, np.repeat(np.asarray(image.convert("L"))[..., None], 3, axis=2))
     grey = picture(4, 4, "L")
-    equal(data.ToRGB()(grey), np.repeat(np.asarray(grey)[..., None], 3, axis=2))
-    equal(data.ToRGB()(image), image)
+    assert_equal(data.ToRGB()(grey), np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+    assert_equal(data.ToRGB()(image), image)
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
@@ -309,7 +309,7 @@ def test_a_whole_chain_on_arrays_and_images():
     assert result.shape == (3, 8, 8)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, chain(np.asarray(image), np.random.default_rng(0)))
-    equal(image, kept)
+    assert_equal(image, kept)
     assert "RandomHorizontalFlip(p=0.5)" in repr(chain)
 
 

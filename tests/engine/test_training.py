@@ -36,7 +36,7 @@ def eager_step(model, loss, optimizer, x, y):
     return float(value)
 
 
-def same_state(one, other, tolerance):
+def assert_same_state(one, other, tolerance):
     for (key, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert relative_error(b, a) <= tolerance, key
 
@@ -63,7 +63,7 @@ def test_float64_steps_equal_eager(name):
     for i in range(steps):
         x, y = draw(shape, classes, np.float64, i)
         assert step(x, y) == pytest.approx(eager_step(one, F.cross_entropy, first, x, y), rel=1e-9)
-    same_state(one, other, 1e-9)
+    assert_same_state(one, other, 1e-9)
     for a, b in zip(first.state.values(), second.state.values(), strict=True):
         for key in a:
             assert relative_error(b[key], a[key]) <= 1e-9
@@ -104,7 +104,7 @@ def test_float32_losses_follow_the_truth():
         x, y = draw(shape, 5, np.float32, i)
         truth = eager_step(exact, F.cross_entropy, first, x.astype(np.float64), y)
         assert step(x, y) == pytest.approx(truth, rel=1e-4)
-    same_state(exact, model, 1e-2)
+    assert_same_state(exact, model, 1e-2)
     assert int(model.bn1.num_batches_tracked) == 10
 
 
@@ -148,7 +148,7 @@ def test_eager_and_plan_steps_take_turns():
             assert step(x, y) == pytest.approx(loss, rel=1e-9)
         else:
             eager_step(other, F.cross_entropy, second, x, y)
-    same_state(one, other, 1e-9)
+    assert_same_state(one, other, 1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -171,7 +171,7 @@ def test_a_plan_follows_what_is_frozen(dtype):
         x, y = draw(shape, 5, dtype, i)
         loss = eager_step(one, F.cross_entropy, first, x, y)
         assert step(x, y) == pytest.approx(loss, rel=1e-9 if dtype == np.float64 else 1e-3)
-    same_state(one, other, 1e-9 if dtype == np.float64 else 1e-2)
+    assert_same_state(one, other, 1e-9 if dtype == np.float64 else 1e-2)
 
 
 class Shared(nn.Module):
@@ -207,7 +207,7 @@ def test_gradients_add_up(dtype):
         x, y = draw(shape, 4, dtype, i)
         loss = eager_step(one, F.cross_entropy, first, x, y)
         assert step(x, y) == pytest.approx(loss, rel=rel)
-    same_state(one, other, 10 * rel)
+    assert_same_state(one, other, 10 * rel)
 
 
 def test_any_loss_will_do():
@@ -228,7 +228,7 @@ def test_any_loss_will_do():
         x, y = draw(shape, 5, np.float64, i)
         expected = eager_step(one, penalised(one), first, x, y)
         assert step(nr.tensor(x), nr.tensor(y)) == pytest.approx(expected, rel=1e-9)
-    same_state(one, other, 1e-9)
+    assert_same_state(one, other, 1e-9)
 
 
 def test_dropout_draws_as_eager_does():

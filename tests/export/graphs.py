@@ -53,7 +53,7 @@ def ours(model, *inputs):
     return [t.numpy() for t in (found if isinstance(found, tuple) else (found,))]
 
 
-def check_same(model, *inputs, tolerance=1e-5):
+def assert_same(model, *inputs, tolerance=1e-5):
     """Compare with ONNX Runtime: dtypes, shapes, numbers."""
     for mine, other in zip(ours(model, *inputs), runtime(model, *inputs), strict=True):
         assert mine.dtype == other.dtype

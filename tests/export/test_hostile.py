@@ -37,7 +37,7 @@ def little_memory(size):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def refused(data, folder, text=None):
+def assert_refused(data, folder, text=None):
     """Load bytes; there must be one error of one line, within little memory."""
     path = folder / "a.onnx"
     path.write_bytes(data)
@@ -65,7 +65,7 @@ def test_the_seed_itself_is_fine(tmp_path):
 def test_truncation(tmp_path):
     data = SEED.SerializeToString()
     for part in range(50):
-        refused(data[: len(data) * part // 50], tmp_path)
+        assert_refused(data[: len(data) * part // 50], tmp_path)
 
 
 def test_any_changed_byte_loads_or_is_refused(tmp_path, rng):
@@ -122,7 +122,7 @@ BYTES = {
 
 @pytest.mark.parametrize("name", BYTES)
 def test_bytes(name, tmp_path):
-    refused(*BYTES[name][:1], tmp_path, BYTES[name][1])
+    assert_refused(*BYTES[name][:1], tmp_path, BYTES[name][1])
 
 
 def cycle(m):
@@ -216,7 +216,7 @@ EDITS = {
 @pytest.mark.parametrize("name", EDITS)
 def test_edits(name, tmp_path):
     edit, text = EDITS[name]
-    refused(changed(edit), tmp_path, text)
+    assert_refused(changed(edit), tmp_path, text)
 
 
 def test_as_many_nodes_as_fit_are_no_trouble(tmp_path):
@@ -311,7 +311,7 @@ def places(tmp_path):
 @pytest.mark.parametrize("name", PLACES)
 def test_external_data_elsewhere(name, places):
     entries, text = PLACES[name]
-    refused(outside(**entries), places, f"(?i){text}")
+    assert_refused(outside(**entries), places, f"(?i){text}")
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "sub/weights.bin", "./weights.bin"])

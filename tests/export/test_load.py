@@ -12,7 +12,7 @@ import torch
 import npresnet as nr
 from npresnet.errors import OnnxError, ShapeError
 from npresnet.inspect import summary
-from tests.export.graphs import check_same, graph, runtime, typed
+from tests.export.graphs import assert_same, graph, runtime, typed
 from tests.models.torch_resnet import TorchResNet
 
 
@@ -215,7 +215,7 @@ def keras(rng):
 def test_a_network_as_tensorflow_writes_it(rng, tmp_path, host_backend):
     model = keras(rng)
     x = rng.standard_normal((3, 32, 32, 3)).astype(np.float32)
-    check_same(model, x)
+    assert_same(model, x)
     (expected,) = runtime(model, x)
     onnx.save(model, tmp_path / "tf.onnx")
     network = nr.load_onnx(tmp_path / "tf.onnx")

@@ -5,7 +5,7 @@ import pytest
 
 import npresnet as nr
 from npresnet.errors import GraphError, NpresnetError, OnnxError
-from tests.export.graphs import check_same, graph, ours
+from tests.export.graphs import assert_same, graph, ours
 
 X = np.random.default_rng(0).standard_normal((2, 4, 9, 8)).astype(np.float32)
 W = np.random.default_rng(1).standard_normal((6, 4, 3, 3)).astype(np.float32)
@@ -87,19 +87,19 @@ def test_one(name, backend):
                 constants = {**constants, "last": np.array([4])}
                 inputs, attributes = [*inputs, "last"], {}
             first = [(kind, inputs, outputs, attributes)]
-    check_same(graph([*first, last], constants, X.shape, opset=opset), X)
+    assert_same(graph([*first, last], constants, X.shape, opset=opset), X)
 
 
 def test_three_axes(backend, rng):
     x = rng.standard_normal((2, 3, 6, 5, 7)).astype(np.float32)
     w = rng.standard_normal((4, 3, 3, 2, 3)).astype(np.float32)
     conv = node("Conv", "w", pads=[1, 0, 1, 0, 1, 1], strides=[2, 1, 2], dilations=[1, 2, 1])
-    check_same(graph([conv], {"w": w}, x.shape), x)
+    assert_same(graph([conv], {"w": w}, x.shape), x)
     for kind, more in (("MaxPool", {}), ("AveragePool", {"count_include_pad": 1})):
         pool = node(
             kind, kernel_shape=[2, 3, 2], strides=[1, 2, 2], pads=[1, 0, 1, 0, 1, 0], **more
         )
-        check_same(graph([pool], {}, x.shape), x)
+        assert_same(graph([pool], {}, x.shape), x)
 
 
 def test_numbers_that_must_be_known_can_be_read_in_eager_execution_only():

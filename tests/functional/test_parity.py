@@ -7,7 +7,7 @@ import torch.nn.functional as TF
 
 import npresnet as nr
 import npresnet.functional as F
-from tests.parity import check_parity, relative_error, to_numpy
+from tests.parity import assert_parity, relative_error, to_numpy
 
 CONV = {
     "3x3": ((2, 3, 7, 9), (5, 3, 3, 3), {"padding": 1}),
@@ -34,7 +34,7 @@ CONV = {
 def test_conv2d(case, backend, rng):
     x_shape, w_shape, options = CONV[case]
     inputs = [rng.standard_normal(s) for s in (x_shape, w_shape, w_shape[:1])]
-    check_parity(
+    assert_parity(
         lambda x, w, b: F.conv2d(x, w, b, **options),
         lambda x, w, b: TF.conv2d(x, w, b, **options),
         inputs,
@@ -65,7 +65,7 @@ POOLS = {
 @pytest.mark.parametrize("case", POOLS)
 def test_pools(case, backend, rng):
     name, shape, arguments = POOLS[case]
-    check_parity(
+    assert_parity(
         lambda x: getattr(F, name)(x, *arguments),
         lambda x: getattr(TF, name)(x, *arguments),
         [rng.standard_normal(shape)],
@@ -100,7 +100,7 @@ def test_batch_norm(shape, training, backend, rng):
         running = [torch.tensor(v, dtype=x.dtype) for v in (mean, var)]
         return TF.batch_norm(x, *running, w, b, training, 0.3, 1e-4)
 
-    check_parity(mine, other, [x, w, b], rng)
+    assert_parity(mine, other, [x, w, b], rng)
     running = [torch.tensor(v) for v in (mean, var)]
     x64 = torch.tensor(x.astype(np.float32).astype(np.float64))
     TF.batch_norm(x64, *running, training=training, momentum=0.3)
@@ -111,7 +111,7 @@ def test_batch_norm(shape, training, backend, rng):
 
 
 def test_batch_norm_without_weights_and_statistics(backend, rng):
-    check_parity(
+    assert_parity(
         lambda x: F.batch_norm(x, None, None, training=True),
         lambda x: TF.batch_norm(x, None, None, training=True),
         [rng.standard_normal((3, 4, 5, 2))],
@@ -122,8 +122,8 @@ def test_batch_norm_without_weights_and_statistics(backend, rng):
 @pytest.mark.parametrize("shape", [(5, 7), (7,), (2, 3, 7), (0, 7)])
 def test_linear(shape, backend, rng):
     inputs = [rng.standard_normal(s) for s in (shape, (4, 7), (4,))]
-    check_parity(F.linear, TF.linear, inputs, rng)
-    check_parity(F.linear, TF.linear, inputs[:2], rng)
+    assert_parity(F.linear, TF.linear, inputs, rng)
+    assert_parity(F.linear, TF.linear, inputs[:2], rng)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_linear(shape, backend, rng):
 )
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_softmax(name, shape, dim, backend, rng):
-    check_parity(
+    assert_parity(
         lambda x: getattr(F, name)(x, dim),
         lambda x: getattr(TF, name)(x, dim),
         [rng.standard_normal(shape) * 10],
@@ -142,7 +142,7 @@ def test_softmax(name, shape, dim, backend, rng):
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4), (2, 3, 2, 2)])
 def test_softmax_without_dim_follows_torchs_old_rule(shape, backend, rng):
-    check_parity(F.softmax, TF.softmax, [rng.standard_normal(shape)], rng)
+    assert_parity(F.softmax, TF.softmax, [rng.standard_normal(shape)], rng)
 
 
 def test_softmax_of_large_logits_stays_finite(backend):
@@ -153,12 +153,12 @@ def test_softmax_of_large_logits_stays_finite(backend):
 def test_relu(backend, rng):
     x = rng.standard_normal((3, 4, 5, 6))
     x[0, 0, 0, :2] = 0.0, -0.0
-    check_parity(F.relu, TF.relu, [x], rng)
+    assert_parity(F.relu, TF.relu, [x], rng)
 
 
 def test_sigmoid(backend, rng):
     x = rng.standard_normal((3, 4, 5)) * 10
-    check_parity(F.sigmoid, TF.sigmoid, [x], rng)
+    assert_parity(F.sigmoid, TF.sigmoid, [x], rng)
     far = F.sigmoid(np.array([-1e4, -100, 0, 100, 1e4], np.float32)).numpy()
     np.testing.assert_allclose(far, [0, 0, 0.5, 1, 1], atol=1e-40)
 
@@ -183,7 +183,7 @@ def test_cross_entropy(shape, weighted, smoothing, reduction, backend, rng):
         w = torch.tensor(weight, dtype=x.dtype) if weighted else None
         return TF.cross_entropy(x, torch.tensor(target), w, **options)
 
-    check_parity(ours, theirs, [rng.standard_normal(shape) * 3], rng)
+    assert_parity(ours, theirs, [rng.standard_normal(shape) * 3], rng)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -199,7 +199,7 @@ def test_cross_entropy_against_probabilities(reduction, backend, rng):
         t, w = torch.tensor(target, dtype=x.dtype), torch.tensor(weight, dtype=x.dtype)
         return TF.cross_entropy(x, t, w, reduction=reduction, label_smoothing=0.2)
 
-    check_parity(ours, theirs, [rng.standard_normal((6, 5))], rng)
+    assert_parity(ours, theirs, [rng.standard_normal((6, 5))], rng)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -217,13 +217,13 @@ def test_nll_loss(reduction, backend, rng):
         logs = TF.log_softmax(x, 1)
         return TF.nll_loss(logs, t, w, ignore_index=2, reduction=reduction)
 
-    check_parity(ours, theirs, [rng.standard_normal((6, 5))], rng)
+    assert_parity(ours, theirs, [rng.standard_normal((6, 5))], rng)
 
 
 @pytest.mark.parametrize("widths", [(1, 2), (0, 1, 2, 0), (-1, 2, 1, -2)])
 def test_pad(widths, rng):
     x = rng.standard_normal((2, 3, 4, 5))
-    check_parity(lambda t: F.pad(t, widths), lambda t: TF.pad(t, widths), [x], rng)
+    assert_parity(lambda t: F.pad(t, widths), lambda t: TF.pad(t, widths), [x], rng)
     np.testing.assert_array_equal(
         F.pad(x, widths, value=7.5).numpy(), TF.pad(torch.tensor(x), widths, value=7.5).numpy()
     )

@@ -24,7 +24,7 @@ def arrange(x: np.ndarray, layout: str) -> np.ndarray:
     return np.array(x, order="C")
 
 
-def check(
+def assert_agrees(
     ours: Callable[..., Sequence[np.ndarray]],
     theirs: Callable[..., Sequence[torch.Tensor]],
     inputs: Sequence[np.ndarray],

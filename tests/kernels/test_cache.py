@@ -118,7 +118,7 @@ def test_the_key_changes_with_what_code_depends_on(tmp_path):
 
 
 def test_other_code_keeps_numba_as_it_was(tmp_path):
-    run(
+    said, _ = run(
         """
         from numba.core import caching, config
         before = config.CACHE_DIR, caching.IndexDataCacheFile
@@ -127,6 +127,8 @@ def test_other_code_keeps_numba_as_it_was(tmp_path):
         with kept() as keep:
             assert keep and config.CACHE_DIR != before[0]
         assert (config.CACHE_DIR, caching.IndexDataCacheFile) == before
+        print("as it was")
         """,
         NUMBA_CACHE_DIR=str(tmp_path),
     )
+    assert said == "as it was"

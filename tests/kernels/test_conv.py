@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from npresnet_kernels.shapes import conv_output_size
-from tests.kernels.against_torch import LAYOUTS, arrange, check, is_channels_last
+from tests.kernels.against_torch import LAYOUTS, arrange, assert_agrees, is_channels_last
 
 # name: x shape, output channels, kernel size, stride, padding, dilation, groups
 CASES = {
@@ -63,7 +63,7 @@ def torch_of(x, weight, bias, grad, *, options):
 @pytest.mark.parametrize("case", CASES)
 def test_against_torch(case, layout, kernels, rng):
     options = CASES[case][3:]
-    check(
+    assert_agrees(
         lambda *a: all_of(kernels, *a, options=options),
         lambda *a: torch_of(*a, options=options),
         draw(CASES[case], rng),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.against_torch import LAYOUTS, arrange, check, is_channels_last
+from tests.kernels.against_torch import LAYOUTS, arrange, assert_agrees, is_channels_last
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -22,7 +22,7 @@ def test_relu_and_add(shape, layout, kernels, rng):
         y.backward(grad)
         return [y, leaf.grad, x + grad]
 
-    check(ours, theirs, [rng.standard_normal(shape), rng.standard_normal(shape)], layout)
+    assert_agrees(ours, theirs, [rng.standard_normal(shape), rng.standard_normal(shape)], layout)
 
 
 def test_relu_of_odd_values(kernels):
@@ -55,7 +55,9 @@ def test_softmax(name, shape, axis, layout, kernels, rng):
         y.backward(grad)
         return [y, leaf.grad]
 
-    check(ours, theirs, [3 * rng.standard_normal(shape), rng.standard_normal(shape)], layout)
+    assert_agrees(
+        ours, theirs, [3 * rng.standard_normal(shape), rng.standard_normal(shape)], layout
+    )
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
@@ -80,4 +82,4 @@ def test_linear(rows, layout, kernels, rng):
         return [x @ weight.T + bias, x @ weight.T, grad @ weight, grad.T @ x]
 
     shapes = ((rows, 6), (4, 6), (4,), (rows, 4))
-    check(ours, theirs, [rng.standard_normal(s) for s in shapes], layout)
+    assert_agrees(ours, theirs, [rng.standard_normal(s) for s in shapes], layout)

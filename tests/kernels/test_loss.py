@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.against_torch import LAYOUTS, check
+from tests.kernels.against_torch import LAYOUTS, assert_agrees
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -32,7 +32,7 @@ def test_against_torch(ignored, weighted, smoothing, rows, layout, kernels, rng)
     if rows and ignored < 0:
         target[0] = ignored
     inputs = [rng.standard_normal((rows, 5)), target, rng.uniform(0.5, 2, 5)]
-    check(ours, theirs, [*inputs, rng.standard_normal(rows)], layout)
+    assert_agrees(ours, theirs, [*inputs, rng.standard_normal(rows)], layout)
 
 
 def test_logits_far_apart(kernels):

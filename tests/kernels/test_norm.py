@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.against_torch import LAYOUTS, check, is_channels_last
+from tests.kernels.against_torch import LAYOUTS, assert_agrees, is_channels_last
 
 SHAPES = [(4, 3, 5, 7), (1, 6, 2, 2), (2, 1, 9, 1), (3, 70, 40, 33)]
 EPS = 1e-5
@@ -35,7 +35,7 @@ def test_training(affine, shape, layout, kernels, rng):
 
     vectors = rng.standard_normal((2, shape[1]))
     x = 2 * rng.standard_normal(shape) + 0.5
-    check(ours, theirs, [x, rng.standard_normal(shape), *vectors], layout)
+    assert_agrees(ours, theirs, [x, rng.standard_normal(shape), *vectors], layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -58,7 +58,9 @@ def test_evaluation(affine, layout, kernels, rng):
 
     shape = (4, 6, 5, 7)
     vectors = [*rng.standard_normal((3, 6)), rng.uniform(0.5, 2, 6)]
-    check(ours, theirs, [rng.standard_normal(shape), rng.standard_normal(shape), *vectors], layout)
+    assert_agrees(
+        ours, theirs, [rng.standard_normal(shape), rng.standard_normal(shape), *vectors], layout
+    )
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e5])

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.kernels.against_torch import LAYOUTS, check, is_channels_last
+from tests.kernels.against_torch import LAYOUTS, assert_agrees, is_channels_last
 
 # name: size, kernel size, stride, padding, dilation, ceil_mode
 MAX = {
@@ -59,7 +59,7 @@ def test_max(case, layout, images, kernels, rng):
         known = torch_with_grad(lambda t: F.max_pool2d(t, *window, ceil_mode))(x, grad)
         return [*known, F.max_pool2d_with_indices(x, *window, ceil_mode=ceil_mode)[1]]
 
-    check(ours, theirs, [x, rng.standard_normal(tuple(shape))], layout)
+    assert_agrees(ours, theirs, [x, rng.standard_normal(tuple(shape))], layout)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -82,7 +82,7 @@ def test_average(case, layout, kernels, rng):
     size, *window = AVERAGE[case]
     x = rng.standard_normal((2, 5, *size))
     shape = F.avg_pool2d(torch.tensor(x), *window).shape
-    check(
+    assert_agrees(
         lambda x, grad: [
             kernels.avg_pool2d(x, *window),
             kernels.avg_pool2d_grad(grad, x.shape, *window),
@@ -97,7 +97,7 @@ def test_average(case, layout, kernels, rng):
 @pytest.mark.parametrize("size", [(7, 7), (5, 9), (2, 3), (1, 1)])
 @pytest.mark.parametrize("out", [(1, 1), (3, 4), (7, 7)])
 def test_adaptive(out, size, layout, kernels, rng):
-    check(
+    assert_agrees(
         lambda x, grad: [
             kernels.adaptive_avg_pool2d(x, out),
             kernels.adaptive_avg_pool2d_grad(grad, x.shape),

@@ -10,7 +10,7 @@ from npresnet.errors import RangeError, WeightsError
 from npresnet.models import BasicBlock, FeatureListNet, ResNet
 from npresnet.weights import save_file
 from tests.engine.networks import lived_in
-from tests.parity import check_parity, relative_error
+from tests.parity import assert_parity, relative_error
 
 
 def small(**options):
@@ -133,7 +133,7 @@ def test_global_pools(kind, backend, rng):
         return {"avg": mean, "max": most, **both}[kind]
 
     pool = nr.models.GlobalPool(kind)
-    check_parity(pool, theirs, [rng.standard_normal((2, 5, 4, 3))], rng)
+    assert_parity(pool, theirs, [rng.standard_normal((2, 5, 4, 3))], rng)
 
 
 def test_pools_and_heads_can_be_exchanged(x):

@@ -17,7 +17,7 @@ def optimizers(kind="SGD", groups=1, **settings):
     return getattr(nr.optim, kind)(mine, **settings), getattr(torch.optim, kind)(theirs, **settings)
 
 
-def run(make, steps, kind="SGD", groups=2, **settings):
+def assert_same_run(make, steps, kind="SGD", groups=2, **settings):
     """Step both schedules; compare rates and momenta of every group at every step."""
     ours, other = optimizers(kind, groups, **settings)
     mine = make(nr.optim.lr_scheduler, ours)
@@ -59,7 +59,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("groups", [1, 3])
 def test_whole_run_as_torch(name, groups):
-    run(SCHEDULES[name], 25, groups=groups)
+    assert_same_run(SCHEDULES[name], 25, groups=groups)
 
 
 def test_two_schedules_on_one_optimizer():
@@ -93,11 +93,13 @@ ONE_CYCLE = [
 @pytest.mark.parametrize(("kind", "options"), [("SGD", {"momentum": 0.9}), ("AdamW", {})])
 def test_one_cycle_as_torch(settings, kind, options):
     steps = settings.get("total_steps", 20) - 1
-    run(lambda s, o: s.OneCycleLR(o, 0.3, **settings), steps, kind, **options)
+    assert_same_run(lambda s, o: s.OneCycleLR(o, 0.3, **settings), steps, kind, **options)
 
 
 def test_one_cycle_with_a_peak_for_each_group():
-    run(lambda s, o: s.OneCycleLR(o, [0.3, 0.7], total_steps=12, base_momentum=[0.8, 0.6]), 11)
+    assert_same_run(
+        lambda s, o: s.OneCycleLR(o, [0.3, 0.7], total_steps=12, base_momentum=[0.8, 0.6]), 11
+    )
 
 
 def test_one_cycle_whose_rise_is_one_step():

@@ -19,7 +19,7 @@ STATE = {
 }
 
 
-def check(path):
+def assert_loads(path):
     opened = open_weights(path)
     assert opened.format == "npz"
     assert set(opened) == set(STATE)
@@ -34,12 +34,12 @@ def check(path):
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
 def test_what_numpy_writes(tmp_path, write):
     write(tmp_path / "a.npz", **STATE)
-    check(tmp_path / "a.npz")
+    assert_loads(tmp_path / "a.npz")
 
 
 def test_prefixes_of_wrappers(tmp_path):
     np.savez(tmp_path / "a.npz", **{f"module.{key}": value for key, value in STATE.items()})
-    check(tmp_path / "a.npz")
+    assert_loads(tmp_path / "a.npz")
 
 
 def test_arrays_as_python_2_wrote_them(tmp_path):

@@ -69,7 +69,7 @@ def seen(preprocessing, image):
     return image, array
 
 
-def check(preprocessing, image, expected):
+def assert_prepared(preprocessing, image, expected):
     pixels, array = seen(preprocessing, image)
     np.testing.assert_array_equal(np.asarray(pixels), np.asarray(expected))
     assert array.dtype == np.float32
@@ -89,9 +89,9 @@ def test_torchvisions_preset(mode, interpolation):
             opened = Image.open(io.BytesIO(data))
             expected = shorter_side(opened.convert("RGB"), 48, RESAMPLING[interpolation])
             image = read_image(io.BytesIO(data))
-            check(preprocessing, image, middle(expected, 40, 40))
+            assert_prepared(preprocessing, image, middle(expected, 40, 40))
             if width == height:  # an image that was opened elsewhere, in its own mode
-                check(preprocessing, opened, middle(expected, 40, 40))
+                assert_prepared(preprocessing, opened, middle(expected, 40, 40))
 
 
 @pytest.mark.parametrize("resize", [232, 235, 256])
@@ -101,7 +101,7 @@ def test_the_sizes_of_published_weights(resize):
     for width, height in ((500, 375), (375, 500), (640, 427), (200, 333), (256, 256), (233, 90)):
         image = Image.open(io.BytesIO(encoded("RGB", width, height, rng)))
         expected = middle(shorter_side(image, resize, RESAMPLING["bicubic"]), 224, 224)
-        check(preprocessing, image, expected)
+        assert_prepared(preprocessing, image, expected)
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
@@ -118,12 +118,12 @@ def test_timms_crops_of_a_rectangle(mode):
         ratio = {"center": min(ratios), "border": max(ratios)}.get(mode)
         size = (round(width / ratio), round(height / ratio)) if ratio else (63, 45)
         colour = tuple(round(255 * v) for v in IMAGENET_MEAN) if mode == "border" else (0, 0, 0)
-        check(preprocessing, image, middle(image.resize(size, method), 40, 56, colour))
+        assert_prepared(preprocessing, image, middle(image.resize(size, method), 40, 56, colour))
 
 
 def test_scaled_whatever_the_shape():
     image = Image.open(io.BytesIO(encoded("RGB", 50, 20, np.random.default_rng(2))))
-    check(Preprocessing((32, 48)), image, image.resize((48, 32), RESAMPLING["bilinear"]))
+    assert_prepared(Preprocessing((32, 48)), image, image.resize((48, 32), RESAMPLING["bilinear"]))
 
 
 def test_grey():

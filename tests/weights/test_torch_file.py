@@ -44,7 +44,7 @@ def values(tensor):
         else tensor.numpy()  # fmt: skip
 
 
-def check(path, expected):
+def assert_loads(path, expected):
     back = load_weights(path)
     assert list(back) == list(expected)
     for key, tensor in expected.items():
@@ -82,7 +82,7 @@ def test_every_dtype(tmp_path, container):
     state = {name: (torch.randn(3, 4) * 50).abs().to(getattr(torch, name)) for name in DTYPES}
     state["odd"] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, 3e38]).bfloat16()
     save(state, tmp_path / "a.pth", container)
-    check(tmp_path / "a.pth", state)
+    assert_loads(tmp_path / "a.pth", state)
     assert np.signbit(load_weights(tmp_path / "a.pth")["odd"][1])
     opened = open_weights(tmp_path / "a.pth")
     assert opened.format == container
@@ -91,7 +91,7 @@ def test_every_dtype(tmp_path, container):
 
 def test_views_and_shared_storages(tmp_path, container):
     save(tensors(), tmp_path / "a.pth", container)
-    check(tmp_path / "a.pth", tensors())
+    assert_loads(tmp_path / "a.pth", tensors())
     back = load_weights(tmp_path / "a.pth")
     back["base"][:] = 0  # no array is another's view
     np.testing.assert_array_equal(back["again"], tensors()["again"])
@@ -100,7 +100,7 @@ def test_views_and_shared_storages(tmp_path, container):
 def test_a_state_dict_with_its_versions(tmp_path, container):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     save(model.state_dict(), tmp_path / "a.pth", container)
-    check(tmp_path / "a.pth", model.state_dict())
+    assert_loads(tmp_path / "a.pth", model.state_dict())
 
 
 def checkpoint(model, averaged=None):
@@ -136,7 +136,7 @@ def test_a_training_checkpoint(tmp_path, container):
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     save(checkpoint(model), tmp_path / "a.pth", container)
-    check(tmp_path / "a.pth", model.state_dict())
+    assert_loads(tmp_path / "a.pth", model.state_dict())
     assert open_weights(tmp_path / "a.pth").part == "model"
 
 
@@ -147,46 +147,46 @@ def test_averaged_weights_come_first(tmp_path):
     save(checkpoint(model, averaged), tmp_path / "a.pth")
     opened = open_weights(tmp_path / "a.pth")
     assert (opened.part, opened.prefix) == ("model_ema", "module.")
-    check(tmp_path / "a.pth", averaged.module.state_dict())
+    assert_loads(tmp_path / "a.pth", averaged.module.state_dict())
 
 
 @pytest.mark.parametrize("part", ["state_dict", "model", "model_state_dict", "model_ema"])
 def test_nested_checkpoints(tmp_path, container, part):
     state = OrderedDict(w=torch.randn(2), b=torch.randn(1))
     save({"epoch": 1, part: state, "loss": torch.tensor(0.5)}, tmp_path / "a.pth", container)
-    check(tmp_path / "a.pth", state)
+    assert_loads(tmp_path / "a.pth", state)
 
 
 def test_a_checkpoint_in_a_checkpoint(tmp_path):
     state = {"w": torch.randn(2)}
     save({"model": {"state_dict": state, "name": "x"}}, tmp_path / "a.pth")
-    check(tmp_path / "a.pth", state)
+    assert_loads(tmp_path / "a.pth", state)
     assert open_weights(tmp_path / "a.pth").part == "model.state_dict"
 
 
 def test_an_empty_part_does_not_count(tmp_path):
     state = {"w": torch.randn(2)}
     save({"model_ema": {}, "model": state}, tmp_path / "a.pth")
-    check(tmp_path / "a.pth", state)
+    assert_loads(tmp_path / "a.pth", state)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers(tmp_path, prefix):
     state = {"w": torch.randn(2), "module.b": torch.randn(1)}
     save({prefix + key: value for key, value in state.items()}, tmp_path / "a.pth")
-    check(tmp_path / "a.pth", state)
+    assert_loads(tmp_path / "a.pth", state)
     assert open_weights(tmp_path / "a.pth").prefix == prefix
 
 
 def test_a_prefix_of_some_names_stays(tmp_path):
     state = {"module.w": torch.randn(2), "b": torch.randn(1)}
     save(state, tmp_path / "a.pth")
-    check(tmp_path / "a.pth", state)
+    assert_loads(tmp_path / "a.pth", state)
 
 
 def test_what_is_no_tensor_in_a_state_dict_is_left_out(tmp_path):
     save({"w": torch.ones(2), "epoch": 3, "none": None, "extra": {"a": 1}}, tmp_path / "a.pth")
-    check(tmp_path / "a.pth", {"w": torch.ones(2)})
+    assert_loads(tmp_path / "a.pth", {"w": torch.ones(2)})
 
 
 def test_python_2_files(tmp_path):
@@ -207,7 +207,7 @@ def test_python_2_files(tmp_path):
         ]
     )
     (tmp_path / "a.pth").write_bytes(stream)
-    check(tmp_path / "a.pth", {"w": torch.tensor([1.0, 2, 3])})
+    assert_loads(tmp_path / "a.pth", {"w": torch.tensor([1.0, 2, 3])})
     assert torch.load(tmp_path / "a.pth", weights_only=False)["w"].tolist() == [1, 2, 3]
 
 
@@ -230,7 +230,7 @@ def test_views_of_storages_in_old_streams(tmp_path):
         ]
     )
     (tmp_path / "a.pth").write_bytes(stream)
-    check(tmp_path / "a.pth", {"w": torch.tensor([3.0, 4.0])})
+    assert_loads(tmp_path / "a.pth", {"w": torch.tensor([3.0, 4.0])})
     assert torch.load(tmp_path / "a.pth")["w"].tolist() == [3, 4]
 
 
@@ -249,7 +249,7 @@ def test_tar_files(tmp_path, python2):
     path = tmp_path / "a.pth"
     path.write_bytes(torch_tar.tar_bytes(ARRAYS, python2))
     expected = torch.load(path, weights_only=False)  # torch still reads them
-    check(path, expected)
+    assert_loads(path, expected)
     assert open_weights(path).format == "torch tar"
 
 
@@ -261,7 +261,7 @@ def test_tar_files_with_views_and_times_in_seconds(tmp_path):
     )
     path = tmp_path / "a.pth"
     path.write_bytes(torch_tar.archive(files, mtime=1480000000))
-    check(path, {"base": torch.from_numpy(base), "view": torch.from_numpy(view)})
+    assert_loads(path, {"base": torch.from_numpy(base), "view": torch.from_numpy(view)})
     assert torch.equal(torch.load(path, weights_only=False)["view"], torch.from_numpy(view))
 
 
@@ -293,7 +293,7 @@ def test_big_endian_files(tmp_path):
         )  # fmt: skip
 
     (tmp_path / "big.pth").write_bytes(rewritten(tmp_path / "a.pth", swap))
-    check(tmp_path / "big.pth", state)
+    assert_loads(tmp_path / "big.pth", state)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -302,13 +302,13 @@ def test_archives_that_other_tools_made(tmp_path, compression):
     save(state, tmp_path / "a.pth")
     data = rewritten(tmp_path / "a.pth", lambda name, data: data, compression)
     (tmp_path / "b.pth").write_bytes(data)
-    check(tmp_path / "b.pth", state)
+    assert_loads(tmp_path / "b.pth", state)
     old = rewritten(  # torch 1.6 wrote neither
         tmp_path / "a.pth",
         lambda name, data: None if name.endswith(("byteorder", "format_version")) else data,
     )
     (tmp_path / "b.pth").write_bytes(old)
-    check(tmp_path / "b.pth", state)
+    assert_loads(tmp_path / "b.pth", state)
 
 
 def test_zip64_archives(tmp_path):
@@ -319,7 +319,7 @@ def test_zip64_archives(tmp_path):
             with new.open(name, "w", force_zip64=True) as entry:
                 entry.write(old.read(name))
     (tmp_path / "b.pth").write_bytes(wide_end(out.getvalue()))
-    check(tmp_path / "b.pth", tensors())
+    assert_loads(tmp_path / "b.pth", tensors())
 
 
 def wide_end(data):
@@ -335,9 +335,9 @@ def wide_end(data):
 def test_the_name_says_nothing_about_the_format(tmp_path):
     state = {"w": torch.ones(2)}
     save(state, tmp_path / "a.safetensors")
-    check(tmp_path / "a.safetensors", state)
+    assert_loads(tmp_path / "a.safetensors", state)
     safetensors.torch.save_file(state, tmp_path / "a.pth")
-    check(tmp_path / "a.pth", state)
+    assert_loads(tmp_path / "a.pth", state)
 
 
 def test_round_trip_through_safetensors_into_torch(tmp_path, container):
@@ -362,7 +362,7 @@ def test_any_view(tmp_path_factory, data):
             view = view[(slice(None),) * axis + (slice(None, None, data.draw(st.integers(1, 3))),)]
     path = tmp_path_factory.mktemp("view") / "a.pth"
     save({"view": view, "base": base}, path, data.draw(st.sampled_from(list(CONTAINERS))))
-    check(path, {"view": view, "base": base})
+    assert_loads(path, {"view": view, "base": base})
 
 
 class Net(torch.nn.Module):
@@ -371,7 +371,7 @@ class Net(torch.nn.Module):
         self.fc = torch.nn.Linear(2, 2)
 
 
-def refuse(path, message):
+def assert_refused(path, message):
     with pytest.raises(WeightsError, match=message) as caught:
         open_weights(path)
     assert str(path) in str(caught.value)
@@ -381,13 +381,13 @@ def refuse(path, message):
 def test_a_whole_model_is_refused_with_the_cure(tmp_path, container, monkeypatch):
     monkeypatch.setitem(sys.modules, Net.__module__, sys.modules[__name__])
     save(Net(), tmp_path / "a.pth", container)
-    refuse(tmp_path / "a.pth", r"asks for .*Net'.* torch\.save\(model\.state_dict\(\)")
+    assert_refused(tmp_path / "a.pth", r"asks for .*Net'.* torch\.save\(model\.state_dict\(\)")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused_with_the_cure(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
-    refuse(tmp_path / "a.pt", r"is a TorchScript archive.*jit\.load\(NAME\)\.state_dict")
+    assert_refused(tmp_path / "a.pt", r"is a TorchScript archive.*jit\.load\(NAME\)\.state_dict")
 
 
 @pytest.mark.parametrize(
@@ -420,9 +420,9 @@ def test_torchscript_is_refused_with_the_cure(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_what_is_no_state_dict(tmp_path, container, make, message):
     save(make(), tmp_path / "a.pth", container)
-    refuse(tmp_path / "a.pth", message)
+    assert_refused(tmp_path / "a.pth", message)
 
 
 def test_other_protocols_are_refused_with_the_cure(tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pth", pickle_protocol=4)
-    refuse(tmp_path / "a.pth", "isn't of protocol 2.*pickle_protocol=2")
+    assert_refused(tmp_path / "a.pth", "isn't of protocol 2.*pickle_protocol=2")

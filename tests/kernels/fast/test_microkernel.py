@@ -92,7 +92,8 @@ def test_other_vector_widths(vector, tmp_path):
         "    test_gradients(shape, algorithm)\n"
     )
     environment = {**os.environ, "NPRESNET_VECTOR": vector, "NUMBA_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert done.returncode == 0
 
 
 def test_unknown_vector_unit_is_named():
