@@ -24,6 +24,7 @@ from npresnet.errors import BackendError, DeviceMemoryError, DtypeError
 from npresnet_kernels.contract import Array, KernelSet
 
 __all__ = [
+    "PRECISIONS",
     "Backend",
     "adopt",
     "cuda_devices",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 _NAMES = "'reference', 'cpu', 'gpu' or 'gpu:N'"
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+"""What a plan may compute in; eager operations compute in their arrays' dtype."""
 
 
 class Backend:
@@ -78,6 +82,28 @@ class Backend:
     def can_plan(self) -> bool:
         """Whether plans can run here: what can't is run eagerly."""
         return True
+
+    def plan_precision(self, precision: str | None) -> str:
+        """Return what a plan is to compute in here, one of `PRECISIONS`.
+
+        None stands for how float32 products are taken: see :func:`set_backend`.
+
+        Raises
+        ------
+        BackendError
+            If there is no such precision, or the device can't compute in it.
+        """
+        if precision is not None and precision not in PRECISIONS:
+            raise BackendError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+        return self._able(precision)
+
+    def _able(self, precision: str | None) -> str:
+        if precision not in (None, "fp32"):
+            raise BackendError(
+                f"precision {precision!r} needs backend 'gpu', got {self.name!r}: choose that "
+                "backend, or precision 'fp32'"
+            )
+        return "fp32"
 
     @property
     def xp(self) -> Any:
@@ -151,6 +177,16 @@ class _GpuBackend(Backend):
     @property
     def can_plan(self) -> bool:
         return self.plan_kernels is not None
+
+    def _able(self, precision: str | None) -> str:
+        if precision in ("tf32", "bf16"):
+            capability = int(self._cupy.cuda.Device(self.index).compute_capability)
+            if capability < 80:
+                raise BackendError(
+                    f"precision {precision!r} needs compute capability 8.0 (Ampere) or later, "
+                    f"{self.name} has {capability / 10}: choose 'fp16' or 'fp32'"
+                )
+        return precision or cast(str, _product_settings().get_precision())
 
     @property
     def xp(self) -> Any:
@@ -257,7 +293,8 @@ def set_backend(name: str, precision: str | None = None) -> None:
         or ``"gpu:N"``. The environment variable ``NPRESNET_BACKEND`` sets the one to begin with.
     precision : {None, "fp32", "tf32"}
         How a GPU takes float32 products: exactly (None, ``"fp32"``), or in TF32, which keeps 10
-        bits of each factor's mantissa and is several times faster.
+        bits of each factor's mantissa and is several times faster (compute capability 8.0 or
+        later). A plan that is given no precision of its own is made with this one.
 
     Raises
     ------
@@ -266,9 +303,9 @@ def set_backend(name: str, precision: str | None = None) -> None:
     """
     global _default
     backend = resolve(name)
-    settings = _precision(backend, precision)
+    _check_products(backend, precision)
     if isinstance(backend, _GpuBackend):
-        settings.set_precision(precision or "fp32")
+        _product_settings().set_precision(precision or "fp32")
     backend.make_current()
     _default = backend
 
@@ -288,12 +325,12 @@ def use_backend(name: str | Backend, precision: str | None = None) -> Iterator[N
         If there is no such backend, or it can't be used on this machine.
     """
     backend = resolve(name)
-    settings = _precision(backend, precision)
+    _check_products(backend, precision)
     with contextlib.ExitStack() as stack:
         if isinstance(backend, _GpuBackend):
             stack.enter_context(backend.xp.cuda.Device(backend.index))
             if precision is not None:
-                stack.enter_context(settings.use_precision(precision))
+                stack.enter_context(_product_settings().use_precision(precision))
         token = _scoped.set(backend)
         try:
             yield
@@ -301,15 +338,19 @@ def use_backend(name: str | Backend, precision: str | None = None) -> Iterator[N
             _scoped.reset(token)
 
 
-def _precision(backend: Backend, precision: str | None) -> Any:
-    """Return the module that keeps the precision, having checked the one asked for."""
+def _product_settings() -> Any:
+    """Return the module that keeps how a GPU takes float32 products."""
+    return importlib.import_module("npresnet_kernels.gpu.precision")
+
+
+def _check_products(backend: Backend, precision: str | None) -> None:
+    """Raise a BackendError if float32 products can't be taken so."""
     if precision not in (None, "fp32", "tf32"):
-        raise BackendError(f"precision must be 'fp32' or 'tf32', got {precision!r}")
-    if isinstance(backend, _GpuBackend):
-        return importlib.import_module("npresnet_kernels.gpu.precision")
-    if precision == "tf32":
-        raise BackendError(f"precision 'tf32' needs backend 'gpu', got {backend.name!r}")
-    return None
+        raise BackendError(
+            f"precision must be 'fp32' or 'tf32', got {precision!r}: 16 bits are for plans, as in "
+            'compile(model, shape, precision="fp16")'
+        )
+    backend.plan_precision(precision)
 
 
 def for_data(value: object) -> Backend:

@@ -212,10 +212,33 @@ def test_precision(machine, rng):
         assert get_precision() == "fp32"
     finally:
         nr.set_backend(before)
-    with pytest.raises(BackendError, match="precision must be 'fp32' or 'tf32', got 'fp16'"):
+    with pytest.raises(BackendError, match="'fp32' or 'tf32', got 'fp16': 16 bits are for plans"):
         nr.set_backend("gpu", precision="fp16")
-    with pytest.raises(BackendError, match="'tf32' needs backend 'gpu', got 'cpu'"):
+    with pytest.raises(BackendError, match="'tf32' needs backend 'gpu', got 'cpu': choose that"):
         nr.set_backend("cpu", precision="tf32")
+
+
+def test_what_a_plan_may_compute_in(machine, monkeypatch):
+    cpu, gpu = switch.resolve("cpu"), switch.resolve("gpu:1")
+    assert [gpu.plan_precision(word) for word in switch.PRECISIONS] == list(switch.PRECISIONS)
+    assert cpu.plan_precision(None) == cpu.plan_precision("fp32") == "fp32"
+    assert gpu.plan_precision(None) == "fp32"
+    with nr.use_backend("gpu", precision="tf32"):
+        assert gpu.plan_precision(None) == "tf32"
+        assert gpu.plan_precision("fp16") == "fp16"
+    for word in ("fp16", "bf16", "tf32"):
+        with pytest.raises(BackendError, match=f"'{word}' needs backend 'gpu', got 'cpu': choose"):
+            cpu.plan_precision(word)
+    with pytest.raises(BackendError, match=r"one of \('fp32', 'tf32', .*\), got 'float16'"):
+        gpu.plan_precision("float16")
+    monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
+    assert gpu.plan_precision("fp16") == "fp16"
+    for word in ("bf16", "tf32"):
+        message = f"'{word}' needs compute capability 8.0 .* gpu:1 has 7.5: choose 'fp16' or 'fp32'"
+        with pytest.raises(BackendError, match=message):
+            gpu.plan_precision(word)
+    with pytest.raises(BackendError, match=r"'tf32' needs compute capability 8\.0"):
+        nr.set_backend("gpu", precision="tf32")
 
 
 def test_plans_fall_back_to_eager(machine, rng):

@@ -1,8 +1,9 @@
-"""Optimizers and learning-rate schedules: torch.optim's names, arguments, defaults and steps."""
+"""Optimizers, learning-rate schedules and loss scaling, with torch's names, defaults and steps."""
 
 from npresnet.optim import schedules as lr_scheduler
 from npresnet.optim.adamw import AdamW
 from npresnet.optim.optimizer import Optimizer
+from npresnet.optim.scaler import GradScaler
 from npresnet.optim.schedules import (
     CosineAnnealingLR,
     LinearLR,
@@ -18,6 +19,7 @@ __all__ = [
     "SGD",
     "AdamW",
     "CosineAnnealingLR",
+    "GradScaler",
     "LRScheduler",
     "LinearLR",
     "MultiStepLR",
