@@ -33,10 +33,12 @@ __all__ = [
     "EagerPlan",
     "InferencePlan",
     "checked_shape",
+    "chosen_precision",
     "compile",
     "home",
     "plannable",
     "received",
+    "takes_fallback",
 ]
 
 
@@ -61,6 +63,39 @@ def home(model: Module) -> tuple[Backend, np.dtype[Any]]:
     tensors = [*model.parameters(), *model.buffers()]
     floats = [t.dtype for t in tensors if t.dtype.kind == "f"]
     return for_arrays([t.data for t in tensors]), floats[0] if floats else np.dtype(np.float32)
+
+
+SIXTEEN_BITS = ("fp16", "bf16")
+
+
+def chosen_precision(model: Module, precision: str | None) -> str:
+    """Return what a plan of a model is to compute in, checked; None: as its backend does.
+
+    Raises
+    ------
+    BackendError
+        If there is no such precision, or the model's backend can't compute in it.
+    DtypeError
+        If it has 16 bits and the model isn't in float32.
+    """
+    backend, dtype = home(model)
+    word = backend.plan_precision(precision)
+    if word in SIXTEEN_BITS and dtype != np.float32:
+        raise DtypeError(
+            f"precision {word!r} is for models in float32, whose weights the plan rounds itself, "
+            f"got {dtype}: call model.float()"
+        )
+    return word
+
+
+def takes_fallback(fallback: str | None, precision: str, error: GraphError) -> None:
+    """Raise the error that kept a model from becoming a plan, unless it may run eagerly."""
+    if fallback is None:
+        raise error
+    if precision in SIXTEEN_BITS:
+        raise GraphError(
+            f"precision {precision!r} needs a plan, and there is none: {error}"
+        ) from error
 
 
 def plannable(model: Module) -> None:
@@ -140,12 +175,20 @@ class InferencePlan:
         Of inputs and outputs.
     backend : Backend
         Where it runs.
+    precision : {"fp32", "tf32", "fp16", "bf16"}
+        What it computes a float32 model in.
     """
 
     def __init__(
-        self, model: Module, shape: tuple[int, ...], algorithm: str, fast: bool = True
+        self,
+        model: Module,
+        shape: tuple[int, ...],
+        algorithm: str,
+        fast: bool = True,
+        precision: str = "fp32",
     ) -> None:
         self.shape = shape
+        self.precision = precision
         self._model = model
         self._algorithm = algorithm
         self._fast = fast
@@ -159,6 +202,7 @@ class InferencePlan:
         self._parts = _parts(self._model)
         model, shape, algorithm = self._model, self.shape, self._algorithm
         self.backend, self.dtype = home(model)
+        chosen_precision(model, self.precision)  # it may have been moved or converted
         self._others: dict[int, InferencePlan] = {}  # where the batch changes what is done
         kernels: PlanKernels | None = None
         if self._fast and self.dtype == np.float32:
@@ -260,7 +304,7 @@ class InferencePlan:
             if batch not in self._others:
                 shape = (batch, *self.shape[1:])
                 self._others[batch] = InferencePlan(
-                    self._model, shape, self._algorithm, self._kernels is not None
+                    self._model, shape, self._algorithm, self._kernels is not None, self.precision
                 )
             return self._others[batch]
 
@@ -303,11 +347,16 @@ class EagerPlan:
     ----------
     reason : str
         Why there is no plan.
+    precision : {"fp32", "tf32"}
+        How a GPU takes its float32 products.
     """
 
-    def __init__(self, model: Module, shape: tuple[int, ...], reason: str) -> None:
+    def __init__(
+        self, model: Module, shape: tuple[int, ...], reason: str, precision: str = "fp32"
+    ) -> None:
         self.backend, self.dtype = home(model)
         self.shape = shape
+        self.precision = precision
         self.reason = reason
         self._model = model
 
@@ -317,7 +366,7 @@ class EagerPlan:
         modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
         try:
-            with no_grad(), use_backend(self.backend):
+            with no_grad(), use_backend(self.backend, self.precision):
                 output = self._model(Tensor(array))
         finally:
             for module, mode in modes:
@@ -340,7 +389,11 @@ def _arrays(output: Any) -> Any:
 
 
 def compile(
-    model: Module, shape: Sequence[int], algorithm: str = "auto", fallback: str | None = None
+    model: Module,
+    shape: Sequence[int],
+    algorithm: str = "auto",
+    fallback: str | None = None,
+    precision: str | None = None,
 ) -> InferencePlan | EagerPlan:
     """Make a plan: the model in evaluation mode, faster than eager and with its results.
 
@@ -355,6 +408,11 @@ def compile(
     fallback : {None, "eager"}
         What to do with a model that can't be traced, since its forward depends on the values of
         its tensors: raise an error, or run it eagerly.
+    precision : {None, "fp32", "tf32", "fp16", "bf16"}
+        What a float32 model is computed in: float32; TF32; or activations and copies of the
+        weights in 16 bits, while sums, inputs and results stay float32. None: as the backend takes
+        float32 products now, see `npresnet.set_backend`. All but ``"fp32"`` need a GPU, ``"tf32"``
+        and ``"bf16"`` one of compute capability 8.0 or later.
 
     Returns
     -------
@@ -364,20 +422,21 @@ def compile(
     Raises
     ------
     GraphError
-        If the model can't be traced.
+        If the model can't be traced; with 16 bits there is no fallback.
+    BackendError, DtypeError
+        If the model can't be computed in that precision where it lives.
     ShapeError, RangeError
         If the model doesn't take such a shape, or an argument is none of those listed.
     """
     if fallback not in (None, "eager"):
         raise RangeError(f"fallback must be None or 'eager', got {fallback!r}")
-    sizes = checked_shape(shape)
+    sizes, precision = checked_shape(shape), chosen_precision(model, precision)
     try:
         plannable(model)
-        return InferencePlan(model, sizes, algorithm)
+        return InferencePlan(model, sizes, algorithm, precision=precision)
     except GraphError as error:
-        if fallback is None:
-            raise
-        return EagerPlan(model, sizes, str(error))
+        takes_fallback(fallback, precision, error)
+        return EagerPlan(model, sizes, str(error), precision)
 
 
 def _parts(model: Module) -> list[Any]:

@@ -16,7 +16,15 @@ import numpy as np
 from npresnet.backend import Backend, use_backend
 from npresnet.engine.arena import Arena
 from npresnet.engine.graph import Graph, Value
-from npresnet.engine.inference import checked_shape, entered, home, plannable, received
+from npresnet.engine.inference import (
+    checked_shape,
+    chosen_precision,
+    entered,
+    home,
+    plannable,
+    received,
+    takes_fallback,
+)
 from npresnet.engine.kernels import PlanKernels
 from npresnet.engine.passes.choose_algorithm import choose_algorithm
 from npresnet.engine.passes.fuse_normalise import fuse_normalise
@@ -27,6 +35,7 @@ from npresnet.engine.training_steps import TrainingFrame, TrainingStep, training
 from npresnet.errors import GraphError, RangeError, ShapeError
 from npresnet.nn import Module
 from npresnet.optim.optimizer import Optimizer
+from npresnet.optim.scaler import GradScaler
 from npresnet.tape import enable_grad
 from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array
@@ -54,24 +63,37 @@ class EagerStep:
     ----------
     reason : str
         Why it isn't a plan.
+    precision : {"fp32", "tf32"}
+        How a GPU takes its float32 products.
+    scaler : GradScaler
+        Scales the loss, if it is enabled.
     """
 
     def __init__(
-        self, model: Module, loss: Loss, optimizer: Optimizer, shape: tuple[int, ...], reason: str
+        self,
+        model: Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        shape: tuple[int, ...],
+        reason: str,
+        precision: str,
+        scaler: GradScaler,
     ) -> None:
         self.backend, self.dtype = home(model)
         self.shape = shape
         self.reason = reason
+        self.precision, self.scaler = precision, scaler
         self._model, self._loss, self._optimizer = model, loss, optimizer
 
     def __call__(self, x: Any, y: Any) -> float:
         """Take one step; arguments and result as of a plan."""
         array = received(x, self.shape, self.dtype, self.backend)
         self._optimizer.zero_grad()
-        with use_backend(self.backend):
+        with use_backend(self.backend, self.precision):
             value = _loss_of(self._loss, self._model(Tensor(array)), y)
-            value.backward()
-            self._optimizer.step()
+            self.scaler.scale(value).backward()
+            self.scaler.step(self._optimizer)
+            self.scaler.update()
         self._optimizer.zero_grad()
         return float(value)
 
@@ -105,8 +127,13 @@ class _Program:
         self._scratch: dict[int, int] = {}
         self._views: dict[int, tuple[dict[Value, Array], dict[Value, Array]]] = {}
 
-    def run(self, x: Array, loss: Loss, target: Any) -> tuple[Tensor, dict[Tensor, Array]]:
-        """Return the loss, and the gradient of each parameter; statistics and counters move."""
+    def run(
+        self, x: Array, loss: Loss, target: Any, scaler: GradScaler
+    ) -> tuple[Tensor, dict[Tensor, Array]]:
+        """Return the loss, and the gradient of it, scaled, by each parameter.
+
+        Statistics and counters move.
+        """
         batch = len(x)
         if batch not in self._views:
             self._views[batch] = self._look(batch)
@@ -129,7 +156,7 @@ class _Program:
         with enable_grad():
             value = _loss_of(loss, self.graph.rebuild(list(leaves)), target)
         if value.requires_grad:
-            value.backward()
+            scaler.scale(value).backward()
         for v, leaf in zip(self.graph.outputs, leaves, strict=True):
             frame.collect(v, leaf.grad)
         for step, (_, work) in zip(reversed(self._steps), reversed(self._work), strict=True):
@@ -272,6 +299,10 @@ class TrainingPlan:
         Of the input.
     backend : Backend
         Where it runs.
+    precision : {"fp32", "tf32", "fp16", "bf16"}
+        What it computes a float32 model in.
+    scaler : GradScaler
+        Scales the loss, if it is enabled.
     """
 
     def __init__(
@@ -281,8 +312,11 @@ class TrainingPlan:
         optimizer: Optimizer,
         shape: tuple[int, ...],
         algorithm: str,
+        precision: str,
+        scaler: GradScaler,
     ) -> None:
         self.shape = shape
+        self.precision, self.scaler = precision, scaler
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._algorithm = algorithm
         self._lock = threading.Lock()
@@ -329,11 +363,12 @@ class TrainingPlan:
             array = received(x, self.shape, self.dtype, self.backend)
             program = self._program(len(array))
             self._optimizer.zero_grad()  # the loss may add gradients of its own, as a penalty
-            value, grads = program.run(array, self._loss, y)
+            value, grads = program.run(array, self._loss, y, self.scaler)
             for tensor, grad in grads.items():
                 tensor.grad = grad if tensor.grad is None else tensor.grad + grad
             with self._optimizer.borrowing(program.kernels):
-                self._optimizer.step()
+                self.scaler.step(self._optimizer)
+            self.scaler.update()
             for tensor in grads:
                 tensor.grad = None  # its memory is the plan's
             self._optimizer.zero_grad()
@@ -371,6 +406,8 @@ def compile_step(
     shape: Sequence[int],
     algorithm: str = "auto",
     fallback: str | None = None,
+    precision: str | None = None,
+    scaler: GradScaler | None = None,
 ) -> TrainingPlan | EagerStep:
     """Make a training step: forward, backward and update, faster than eager and with its results.
 
@@ -388,6 +425,12 @@ def compile_step(
         How convolutions are computed where there is a choice.
     fallback : {None, "eager"}
         What to do with a model that can't be traced: raise an error, or run it eagerly.
+    precision : {None, "fp32", "tf32", "fp16", "bf16"}
+        As for :func:`npresnet.compile`. In 16 bits activations and their gradients have 16 bits;
+        parameters, their gradients, batch norm's statistics and the optimizer's state stay float32.
+    scaler : GradScaler, optional
+        Scales the loss. None: a new one for ``"fp16"``, and no scaling for the others; it is the
+        step's ``scaler``, whose state belongs into checkpoints.
 
     Returns
     -------
@@ -397,17 +440,20 @@ def compile_step(
     Raises
     ------
     GraphError
-        If the model can't be traced.
+        If the model can't be traced; with 16 bits there is no fallback.
+    BackendError, DtypeError
+        If the model can't be computed in that precision where it lives.
     ShapeError, RangeError
         If the model doesn't take such a shape, or an argument is none of those listed.
     """
     if fallback not in (None, "eager"):
         raise RangeError(f"fallback must be None or 'eager', got {fallback!r}")
-    sizes = checked_shape(shape)
+    sizes, precision = checked_shape(shape), chosen_precision(model, precision)
+    if scaler is None:
+        scaler = GradScaler(enabled=precision == "fp16")
     try:
         plannable(model)
-        return TrainingPlan(model, loss, optimizer, sizes, algorithm)
+        return TrainingPlan(model, loss, optimizer, sizes, algorithm, precision, scaler)
     except GraphError as error:
-        if fallback is None:
-            raise
-        return EagerStep(model, loss, optimizer, sizes, str(error))
+        takes_fallback(fallback, precision, error)
+        return EagerStep(model, loss, optimizer, sizes, str(error), precision, scaler)
