@@ -41,7 +41,7 @@ MOST_BLOCKS = 1 << 20
 FREE_SHARED = 48 * 1024
 """Bytes of dynamic shared memory that a kernel may use without asking."""
 
-_SCALARS = {"float16": "half16", "float32": "float", "float64": "double", "bfloat16": "bfloat16"}
+_SCALARS = {"float16": "half16", "float32": "float", "float64": "double", "uint16": "bfloat16"}
 
 
 def array_module() -> Any:
@@ -50,7 +50,7 @@ def array_module() -> Any:
 
 
 def scalar_type(array: Array) -> str:
-    """Return what CUDA C calls the elements of ``array``.
+    """Return what CUDA C calls the elements of ``array``; bfloat16 is kept as uint16.
 
     Raises
     ------

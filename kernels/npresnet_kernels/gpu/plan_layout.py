@@ -1,0 +1,60 @@
+"""Memory order and element type of what enters a plan, and sums of two arrays."""
+
+from __future__ import annotations
+
+from npresnet_kernels.contract import Array
+from npresnet_kernels.gpu.device import MOST_BLOCKS, blocks, launch
+from npresnet_kernels.gpu.vectors import RESIDENT, defines_of, int32, vector_of
+
+__all__ = ["MOST_IMAGES", "add", "cast", "to_channels_last"]
+
+SOURCE = "plan_layout.cu"
+MOST_IMAGES = 65535
+"""Blocks down a grid."""
+
+
+def to_channels_last(x: Array, out: Array) -> None:
+    """Write (N, C, H, W), C-contiguous, as (N, H, W, C') with zeros in the channels from C on.
+
+    Parameters
+    ----------
+    x : array (N, C, H, W)
+        Of any element type, or bytes.
+    out : array (N, H, W, C')
+        Of the plan's element type.
+    """
+    images, channels, height, width = x.shape
+    if not out.size:
+        return
+    vector = vector_of(out.shape[3], out)
+    sizes = (images, channels, height * width, out.shape[3] // vector)
+    across = min(blocks(height * width * sizes[3])[0], RESIDENT)
+    grid = (across, min(images, MOST_IMAGES))
+    launch(
+        SOURCE,
+        "to_channels_last",
+        grid,
+        (x, out, *int32(*sizes)),
+        defines=defines_of(out, vector, x),
+    )
+
+
+def _elementwise(kernel: str, x: Array, *others: Array) -> None:
+    """Run a kernel over arrays of one size, whatever their shapes; the last one is written."""
+    out = others[-1]
+    if not out.size:
+        return
+    vector = vector_of(out.size, out, x, *others)
+    total = out.size // vector
+    grid = (min(blocks(total)[0], MOST_BLOCKS),)
+    launch(SOURCE, kernel, grid, (x, *others, total), defines=defines_of(out, vector, x))
+
+
+def cast(x: Array, out: Array) -> None:
+    """Write ``x`` in the element type of ``out``."""
+    _elementwise("cast", x, out)
+
+
+def add(x: Array, y: Array, out: Array) -> None:
+    """Write x + y; ``out`` may be one of them."""
+    _elementwise("add", x, y, out)
