@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from npresnet.backend import use_backend
+from npresnet.backend import current_backend, use_backend
 from npresnet.data import DataLoader, Dataset, Subset
 from npresnet.errors import (
     DataError,
@@ -110,6 +110,9 @@ class Classifier(Shareable):
         Of initial weights, order and augmentation; None draws a new one at each fit.
     backend : str, optional
         Where to compute; None: the backend in force.
+    precision : {None, "fp32", "tf32", "fp16", "bf16"}
+        What `fit` and predictions compute in, see `npresnet.compile_step`; the weights are
+        float32 in any.
     workers : int
         Threads that load images ahead.
     verbose : bool
@@ -163,6 +166,7 @@ class Classifier(Shareable):
         validation: float = 0.0,
         seed: int | None = 0,
         backend: str | None = None,
+        precision: str | None = None,
         workers: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -181,6 +185,7 @@ class Classifier(Shareable):
         self.validation = validation
         self.seed = seed
         self.backend = backend
+        self.precision = precision
         self.workers = workers
         self.verbose = verbose
 
@@ -277,6 +282,7 @@ class Classifier(Shareable):
             raise RangeError(f"seed expected an int of at least 0 or None, got {seed!r}")
         kept, held = self._split(items, seed)
         with self._computing(), seeded(seed):
+            current_backend().plan_precision(self.precision)  # before anything is fetched
             recipe = self._recipe(items)
             model, settings, recipe = start_from(
                 self.weights, recipe, classes, plain(self.image_size), seed
@@ -350,6 +356,7 @@ class Classifier(Shareable):
             loss_function=smoothed_cross_entropy(recipe.label_smoothing),
             scheduler=scheduler,
             each_batch=each_batch,
+            precision=self.precision,
             on_epoch=keep_best,
             progress=None if self.verbose else False,
             log=print if self.verbose else None,
@@ -394,7 +401,8 @@ class Classifier(Shareable):
             if not len(items):
                 return np.zeros((0, len(settings.classes)), np.float32)
             loader = self._loader(items.seen_by(settings.preprocessing))
-            return probabilities(np.concatenate([self._predictor(x) for x, _ in loader]))
+            predict = self._predicting()
+            return probabilities(np.concatenate([predict(x) for x, _ in loader]))
 
     def predict(self, X: Images) -> npt.NDArray[Any]:
         """Return the likeliest class of each image, (N,); errors as `predict_proba`."""
@@ -443,7 +451,11 @@ class Classifier(Shareable):
                     "knows: see classes_"
                 )
             items.labels = [number[name] for name in names]
-            return evaluate(self._predictor, self._loader(items.seen_by(settings.preprocessing)))
+            return evaluate(self._predicting(), self._loader(items.seen_by(settings.preprocessing)))
+
+    def _predicting(self) -> Predictor:
+        self._predictor.precision = self.precision
+        return self._predictor
 
     def _loader(self, data: Dataset) -> DataLoader:
         return DataLoader(data, self.batch_size or 32, workers=self.workers)
@@ -530,6 +542,7 @@ class Classifier(Shareable):
     ) -> Self:
         made = cls(**{"weights": weights, **params})
         with made._computing():
+            current_backend().plan_precision(made.precision)
             made._learned(*load_model(weights, params.get("model"), hub=hub), [])
         made.model = made.settings_.architecture
         return made

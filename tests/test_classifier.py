@@ -13,6 +13,7 @@ from PIL import Image
 
 import npresnet as nr
 from npresnet.errors import (
+    BackendError,
     DataError,
     DtypeError,
     ModuleError,
@@ -377,6 +378,20 @@ def test_backend_of_its_own(data):
     assert clf.predict(images[:2]).shape == (2,)
     with pytest.raises(nr.NpresnetError, match="unknown backend"):
         clf.set_params(backend="abacus").predict(images)
+
+
+def test_precision_that_a_cpu_lacks(fitted, data, tmp_path):
+    images, labels = data
+    message = "precision 'bf16' needs backend 'gpu', got 'cpu'"
+    with pytest.raises(BackendError, match=message):
+        nr.Classifier(**SETTINGS, precision="bf16").fit(images, labels)
+    fitted.save(tmp_path / "c.safetensors")
+    with pytest.raises(BackendError, match=message):
+        nr.Classifier.load(tmp_path / "c.safetensors", precision="bf16")
+    twin = copy.deepcopy(fitted)
+    with pytest.raises(BackendError, match=message):
+        twin.set_params(precision="bf16").predict(images)
+    assert twin.set_params(precision="fp32").predict(images).shape == labels.shape
 
 
 def test_photographs_are_cut_to_224():

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from npresnet.cli._numbers import whole
+from npresnet.cli._precision import add_precision
 from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
 from npresnet.training import Evaluation, evaluate_weights
 
@@ -33,13 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="that of the training run (default 0)"
     )
+    add_precision(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     result, settings = evaluate_weights(
-        arguments.weights, arguments.data, architecture=arguments.model, seed=arguments.seed
+        arguments.weights,
+        arguments.data,
+        architecture=arguments.model,
+        seed=arguments.seed,
+        precision=arguments.precision,
     )
     classes = [str(name) for name in settings.classes]
     print(_json(result, classes) if arguments.json else _text(result, classes))

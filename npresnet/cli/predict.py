@@ -17,6 +17,7 @@ import numpy as np
 
 from npresnet.classifier import Classifier
 from npresnet.cli._numbers import positive_int
+from npresnet.cli._precision import add_precision
 from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
 from npresnet.data import IMG_EXTENSIONS, MAX_PIXELS, read_image
 from npresnet.errors import DataError
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k", type=positive_int, default=1, metavar="K", help="likeliest classes (default 1)"
     )
+    add_precision(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
     parser.add_argument(
         "--max-pixels",
@@ -75,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Classify in batches; print as results come."""
     model = {} if arguments.model is None else {"model": arguments.model}
-    classifier = Classifier.load(arguments.weights, **model)
+    classifier = Classifier.load(arguments.weights, precision=arguments.precision, **model)
     failures = 0
 
     def complain(error: DataError) -> None:

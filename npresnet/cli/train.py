@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from npresnet.cli._numbers import positive_float, positive_int, whole
+from npresnet.cli._precision import add_precision
 from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
 from npresnet.data import Dataset
 from npresnet.inspect.plots import can_plot, prediction_sheet, training_curve
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=positive_int, metavar="N", help="side of the network's input"
     )
+    add_precision(parser)
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="default 0")
     parser.add_argument(
         "--workers", type=whole, default=0, metavar="N", help="threads that load images ahead"
@@ -71,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out,
         weights=arguments.weights,
         seed=arguments.seed,
+        precision=arguments.precision,
         workers=arguments.workers,
         progress=False if arguments.quiet else None,
         log=say,

@@ -82,7 +82,7 @@ class GradScaler:
                 "GradScaler expected growth_interval to be an int of at least 1, got "
                 f"{growth_interval!r}"
             )
-        self._scale = _number("init_scale", init_scale, 0, math.inf)
+        self._scale = float(np.float32(_number("init_scale", init_scale, 0, _GREATEST)))
         self._growth_factor = _number("growth_factor", growth_factor, 1, math.inf)
         self._backoff_factor = _number("backoff_factor", backoff_factor, 0, 1)
         self._growth_interval = growth_interval
@@ -186,7 +186,7 @@ class GradScaler:
         if not self._enabled:
             return
         if new_scale is not None:
-            self._scale = _number("new_scale", new_scale, 0, math.inf)
+            self._scale = float(np.float32(_number("new_scale", new_scale, 0, _GREATEST)))
         elif not self._seen:
             raise GraphError(
                 "GradScaler has looked at no gradients since the last update: call "
@@ -287,7 +287,7 @@ class GradScaler:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    """Return a number as a float32 holds it, checked to lie strictly between two."""
+    """Return a number, checked to lie strictly between two."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         value = math.nan
     if not low < value < high:

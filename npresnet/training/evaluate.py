@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npresnet import functional as F
+from npresnet.backend import Backend
 from npresnet.engine import compile
 from npresnet.engine.inference import home
 from npresnet.errors import DataError
@@ -74,9 +75,12 @@ class Predictor:
     model : Module
         Maps images (N, C, H, W) to logits (N, classes); evaluated as in evaluation mode, its own
         mode stays.
+    precision : {None, "fp32", "tf32", "fp16", "bf16"}
+        What plans compute in, see `npresnet.compile`; another one may be set later.
     """
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Module, precision: str | None = None) -> None:
+        self.precision = precision
         self._model = model
         self._plans: dict[tuple[int, ...], Any] = {}  # by the shape of an image
         self._lock = threading.Lock()
@@ -84,16 +88,22 @@ class Predictor:
     def __call__(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return the logits (N, classes) of images (N, C, H, W)."""
         backend, dtype = home(self._model)
-        plan = self._plan(images.shape, backend.name)
+        plan = self._plan(images.shape, backend)
         logits = plan(backend.asarray(images, dtype=dtype))
         return np.asarray(backend.to_numpy(logits), dtype=np.float64)
 
-    def _plan(self, shape: tuple[int, ...], backend: str) -> Any:
+    def _plan(self, shape: tuple[int, ...], backend: Backend) -> Any:
         """Return a plan for at least so many images; it grows with the largest batch."""
+        precision = backend.plan_precision(self.precision)
         with self._lock:
             plan = self._plans.get(shape[1:])
-            if plan is None or plan.shape[0] < shape[0] or plan.backend.name != backend:
-                plan = compile(self._model, (max(shape[0], 1), *shape[1:]), fallback="eager")
+            if (
+                plan is None
+                or plan.shape[0] < shape[0]
+                or (plan.backend, plan.precision) != (backend, precision)
+            ):
+                largest = (max(shape[0], 1), *shape[1:])
+                plan = compile(self._model, largest, fallback="eager", precision=precision)
                 self._plans[shape[1:]] = plan
             return plan
 

@@ -20,6 +20,7 @@ from npresnet.optim import (
     SGD,
     AdamW,
     CosineAnnealingLR,
+    GradScaler,
     LinearLR,
     LRScheduler,
     MultiStepLR,
@@ -111,10 +112,25 @@ class TrainStep:
         ``loss_function(logits, labels)`` gives the mean loss of a batch.
     optimizer : Optimizer
         Changes the model's parameters.
+    precision, scaler : optional
+        As for `npresnet.compile_step`.
+
+    Attributes
+    ----------
+    scaler : GradScaler or None
+        What scales the loss; where none was given, None before the first step.
     """
 
-    def __init__(self, model: Module, loss_function: LossFunction, optimizer: Optimizer) -> None:
+    def __init__(
+        self,
+        model: Module,
+        loss_function: LossFunction,
+        optimizer: Optimizer,
+        precision: str | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
         self._model, self._loss_function, self._optimizer = model, loss_function, optimizer
+        self._precision, self.scaler = precision, scaler
         self._logits = Tensor(np.zeros((0, 0), np.float32))
         self._plan: Any = None
 
@@ -132,8 +148,15 @@ class TrainStep:
         plan = self._plan
         if plan is None or plan.shape[0] < len(images) or plan.shape[1:] != images.shape[1:]:
             plan = self._plan = compile_step(
-                self._model, self._loss, self._optimizer, images.shape, fallback="eager"
+                self._model,
+                self._loss,
+                self._optimizer,
+                images.shape,
+                fallback="eager",
+                precision=self._precision,
+                scaler=self.scaler,
             )
+            self.scaler = plan.scaler  # the next plan goes on with it
         loss: float = plan(backend.asarray(images, dtype=dtype), labels)
         return loss, backend.to_numpy(self._logits.data)
 
@@ -215,6 +238,8 @@ def fit_epochs(
     loss_function: LossFunction = F.cross_entropy,
     scheduler: LRScheduler | None = None,
     each_batch: bool = False,
+    precision: str | None = None,
+    scaler: GradScaler | None = None,
     on_epoch: Callable[[EpochMetrics, Evaluation | None], None] | None = None,
     progress: bool | None = False,
     log: Callable[[str], None] | None = None,
@@ -237,6 +262,10 @@ def fit_epochs(
         ``loss_function(logits, labels)`` gives the mean loss of a batch.
     scheduler : LRScheduler, optional
         Stepped after each epoch, or each batch with `each_batch`.
+    precision : {None, "fp32", "tf32", "fp16", "bf16"}
+        What to compute in, see `npresnet.compile_step`; evaluations too.
+    scaler : GradScaler, optional
+        Scales the loss; ``"fp16"`` has a new one if none is given.
     on_epoch : callable, optional
         Called after each epoch with its metrics and the evaluation of the test images.
     progress : bool or None
@@ -252,14 +281,17 @@ def fit_epochs(
     Raises
     ------
     TrainingError
-        The loss isn't a finite number.
+        The loss isn't a finite number, or gradients overflow however little it is scaled.
     DataError
         The loader is empty.
+    BackendError, DtypeError, GraphError
+        The model can't be computed in that precision.
     """
     if len(train_loader) == 0:
         raise DataError("there is nothing to train on: the loader gave no batch")
     history: list[EpochMetrics] = []
-    step, predict = TrainStep(model, loss_function, optimizer), Predictor(model)
+    step = TrainStep(model, loss_function, optimizer, precision, scaler)
+    predict = Predictor(model, precision)
     began = time.perf_counter()
     with Progress(epochs * len(train_loader), progress, log) as bar:
         for epoch in range(1, epochs + 1):

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from npresnet.backend import get_backend, use_backend
+from npresnet.backend import current_backend, get_backend, use_backend
 from npresnet.data import DataLoader, Dataset, imagenet_classes, imagenet_wnids
 from npresnet.errors import DataError, RangeError, TrainingError, WriteError
 from npresnet.nn import Module
 from npresnet.random import seeded
 from npresnet.training.checkpoint import load_model, save_model
 from npresnet.training.datasets import DIGITS, Splits, load_splits
-from npresnet.training.evaluate import Evaluation, evaluate
+from npresnet.training.evaluate import Evaluation, Predictor, evaluate
 from npresnet.training.finetune import start_from
 from npresnet.training.loop import (
     EpochMetrics,
@@ -85,6 +85,7 @@ def train_run(
     weights: str | os.PathLike[str] | None = None,
     seed: int = 0,
     backend: str | None = None,
+    precision: str | None = None,
     workers: int = 0,
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
@@ -109,6 +110,8 @@ def train_run(
         Of initial weights, order and augmentation: the same seed gives the same weights.
     backend : str, optional
         Where to compute; by default the backend in force.
+    precision : {None, "fp32", "tf32", "fp16", "bf16"}
+        What to compute in, see `npresnet.compile_step`; the weights are float32 in any.
     workers : int
         Threads that load images ahead.
     progress : bool or None
@@ -145,13 +148,14 @@ def train_run(
     with contextlib.ExitStack() as scope:
         if backend is not None:
             scope.enter_context(use_backend(backend))
+        precision = current_backend().plan_precision(precision)
         scope.enter_context(seeded(seed))
         splits = load_splits(data, seed=seed)
         model, settings, plan = start_from(
             weights, plan, splits.classes, image_size, seed, changes.get("model")
         )
-        folder = _Folder(Path(out), settings, plan, os.fspath(data), seed)
-        return _train(folder, model, splits, plan, seed, workers, progress, log)
+        folder = _Folder(Path(out), settings, plan, os.fspath(data), seed, precision)
+        return _train(folder, model, splits, plan, seed, precision, workers, progress, log)
 
 
 def _train(
@@ -160,6 +164,7 @@ def _train(
     splits: Splits,
     recipe: Recipe,
     seed: int,
+    precision: str,
     workers: int,
     progress: bool | None,
     log: Callable[[str], None] | None,
@@ -175,6 +180,7 @@ def _train(
         log(
             f"training {recipe.model} on {len(splits.train)} images of {len(splits.classes)} "
             f"classes, testing on {len(splits.test)}, backend {get_backend()}"
+            f"{'' if precision == 'fp32' else f', precision {precision}'}"
         )
     optimizer, scheduler, each_batch = make_optimizer(model, recipe, len(train_loader))
     try:
@@ -187,6 +193,7 @@ def _train(
             loss_function=smoothed_cross_entropy(recipe.label_smoothing),
             scheduler=scheduler,
             each_batch=each_batch,
+            precision=precision,
             on_epoch=lambda metrics, tested: folder.add(model, metrics, tested),
             progress=progress,
             log=log,
@@ -212,7 +219,13 @@ class _Folder:
     """The files of a run, written anew after each epoch; each is whole at any time."""
 
     def __init__(
-        self, path: Path, settings: ModelSettings, recipe: Recipe, data: str, seed: int
+        self,
+        path: Path,
+        settings: ModelSettings,
+        recipe: Recipe,
+        data: str,
+        seed: int,
+        precision: str,
     ) -> None:
         self.path = path
         self.settings = settings
@@ -220,6 +233,7 @@ class _Folder:
             "data": data,
             "seed": seed,
             "backend": get_backend(),
+            "precision": precision,
             "recipe": recipe.to_dict(),
             "model": settings.to_dict(),
         }
@@ -298,6 +312,7 @@ def evaluate_weights(
     batch_size: int = 64,
     seed: int = 0,
     backend: str | None = None,
+    precision: str | None = None,
     workers: int = 0,
 ) -> tuple[Evaluation, ModelSettings]:
     """Evaluate a weight file on the test images of a data set.
@@ -317,6 +332,8 @@ def evaluate_weights(
         That of the training run.
     backend : str, optional
         Where to compute; by default the backend in force.
+    precision : {None, "fp32", "tf32", "fp16", "bf16"}
+        What to compute in, see `npresnet.compile`.
 
     Raises
     ------
@@ -326,11 +343,13 @@ def evaluate_weights(
         As `load_model`.
     """
     with use_backend(backend) if backend is not None else contextlib.nullcontext():
+        precision = current_backend().plan_precision(precision)
         model, settings = load_model(weights, architecture)
         seen = settings.preprocessing.transform()
         splits = load_splits(data, seed=seed).seen_through(seen, seen)
         test = _renumbered(splits.test, splits.classes, settings)
-        return evaluate(model, DataLoader(test, batch_size, workers=workers)), settings
+        loader = DataLoader(test, batch_size, workers=workers)
+        return evaluate(Predictor(model, precision), loader), settings
 
 
 class _Renumbered(Dataset):

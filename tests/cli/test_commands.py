@@ -285,6 +285,18 @@ def truncated(path, tmp_path):
             ["predict", "--weights", "GOOD", "--backend", "gpu:99", "a.png"],
             "backend 'gpu:99' can't be used",
         ),
+        (
+            ["predict", "--weights", "GOOD", "--precision", "fp16", "a.png"],
+            "precision 'fp16' needs backend 'gpu', got 'cpu': choose that backend",
+        ),
+        (
+            ["evaluate", "--weights", "GOOD", "--precision", "bf16", "digits"],
+            "precision 'bf16' needs backend 'gpu', got 'cpu'",
+        ),
+        (
+            ["train", "digits", "--out", "OUT", "--precision", "tf32"],
+            "precision 'tf32' needs backend 'gpu', got 'cpu'",
+        ),
         (["evaluate", "--weights", "GOOD", "EMPTY"], "EMPTY"),
         (["evaluate", "--weights", "GOOD", "CLASSES"], "classes that the model doesn't know"),
         (["train", "EMPTY", "--out", "OUT"], "EMPTY"),
@@ -326,6 +338,7 @@ def test_wrong_input_is_one_line_and_status_2(
         ["predict", "--weights", "x"],
         ["predict", "--weights", "x", "--top-k", "0", "a.png"],
         ["evaluate", "digits"],
+        ["train", "digits", "--out", "x", "--precision", "float16"],
         ["fly"],
     ],
 )

@@ -82,6 +82,32 @@ def test_learns_and_reports(rng):
     assert not model.training
 
 
+def test_a_scaler_goes_through_the_run(rng):
+    """One scaler for all shapes of batches; epochs and schedules go on over steps left out."""
+    nr.manual_seed(0)
+    model, train = Small(), [*batches(rng), *batches(rng, 1, 20)]
+    optimizer = nr.optim.SGD(model.parameters(), lr=0.01)
+    scaler = nr.optim.GradScaler(2.0**127, backoff_factor=2.0**-10, growth_interval=4)
+    with np.errstate(over="ignore", invalid="ignore"):
+        history = fit_epochs(
+            model,
+            optimizer,
+            train,
+            epochs=2,
+            loss_function=lambda logits, y: 8 * nr.functional.cross_entropy(logits, y),
+            scaler=scaler,
+        )
+    assert all(np.isfinite(row.train_loss) for row in history)
+    assert history[1].train_loss < history[0].train_loss
+    # the first step of ten is left out, and the other nine raise the factor twice
+    assert scaler.state_dict()["scale"] == 2.0**119
+    assert scaler.state_dict()["_growth_tracker"] == 1
+    step = TrainStep(model, nr.functional.cross_entropy, optimizer)
+    step(*train[0])
+    assert step.scaler is not None
+    assert not step.scaler.is_enabled()
+
+
 def test_without_test_images_the_training_counts(rng):
     model = Small()
     optimizer = nr.optim.AdamW(model.parameters())

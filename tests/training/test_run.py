@@ -90,6 +90,7 @@ def test_run_folder(finished, images):
     settings = json.loads((out / "settings.json").read_text())
     assert settings["seed"] == 3
     assert settings["backend"] == "cpu"
+    assert settings["precision"] == "fp32"
     assert settings["recipe"]["model"] == "tiny"
     assert settings["model"] == run.settings.to_dict()
     predictions = json.loads((out / "predictions.json").read_text())
@@ -294,6 +295,8 @@ def test_wrong_arguments(images, tmp_path):
         train_run(images, out, recipe="cake")
     with pytest.raises(BackendError, match="unknown backend"):
         train_run(images, out, backend="tpu")
+    with pytest.raises(BackendError, match="'fp16' needs backend 'gpu', got 'cpu'"):
+        train_run(images, out, precision="fp16")
     with pytest.raises(DataError, match="there is no folder"):
         train_run(tmp_path / "nowhere", out)
     assert not out.exists()
