@@ -217,7 +217,7 @@ def test_wrong_input():
     with pytest.raises(GraphError, match=r"looked at no gradients .* call scaler.step\(optimizer"):
         scaler.update()
     with pytest.raises(
-        RangeError, match="new_scale to be a number above 0 and below 3.4.*e.38, got -1"
+        RangeError, match=r"new_scale to be a number above 0 and below 3\.4.*, got -1"
     ):
         scaler.update(-1)
     with pytest.raises(DtypeError, match="scales a Tensor or a list of them, got float"):
