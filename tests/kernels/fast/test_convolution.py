@@ -173,6 +173,7 @@ def test_gradients(shape, algorithm):
         ((5, 64, 96, 3, 1, 1, 7, 7), "winograd4"),
         ((40, 64, 32, 3, 1, 1, 8, 8), "winograd4"),
         ((5, 64, 96, 3, 1, 1, 7, 7), "winograd2"),
+        ((5, 256, 136, 3, 1, 1, 13, 13), "winograd4"),  # an image alone: by channels
         ((5, 64, 96, 3, 2, 1, 15, 15), "direct"),
         ((5, 3, 64, 7, 2, 3, 33, 32), "direct"),
         ((40, 32, 64, 3, 1, 1, 2, 2), "direct"),

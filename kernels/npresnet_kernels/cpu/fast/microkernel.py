@@ -51,12 +51,12 @@ def _tile(
 ) -> None:
     """Emit one tile: `depth` steps (a multiple of `STEP`) on `rows` rows.
 
-    `ahead` is how far behind B lies what will be its successor; with `blocked` it is fetched into
-    L2 meanwhile, as large weights stream from memory too late by themselves.
-
     With `blocked`, A is (depth / LANES, rows, LANES), its first stride in bytes `strides[0]`, and
     B is (depth, 2 * LANES), dense. Otherwise A is (depth, rows) and B (depth, 2 * LANES) with the
     byte strides given. C is (rows, 2 * LANES).
+
+    Large weights stream from memory too late by themselves. With `blocked`, memory from B + `ahead`
+    on is fetched into L2 meanwhile: an address for each cache line of B, `strides[1]` bytes apart.
     """
     a, b, c = pointers
     a_stride, b_stride, c_stride = strides
@@ -66,6 +66,13 @@ def _tile(
     places = [(row, half) for row in range(rows) for half in range(2)]
 
     totals = [zero] * len(places)
+
+    def fetch(place: ir.Value) -> ir.Value:
+        """Emit the fetches of `STEP` depth steps; return where the next ones begin."""
+        for _ in range(STEP * 2 * VECTOR_BYTES // CACHE_LINE):
+            e.prefetch(place, locality=2)
+            place = e.shift(place, b_stride)
+        return place
 
     def steps(a: ir.Value, b: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
         """Emit `STEP` depth steps from where `a` and `b` point."""
@@ -79,9 +86,6 @@ def _tile(
                 right = e.shift(b, builder.mul(b_stride, I64(step)))
                 row_bytes = 4
             halves = [e.load(right, half * VECTOR_BYTES) for half in range(2)]
-            if blocked and step * 2 * VECTOR_BYTES % CACHE_LINE == 0:
-                for line in range(0, max(2 * VECTOR_BYTES, CACHE_LINE), CACHE_LINE):
-                    e.prefetch(e.shift(right, ahead), line, locality=2)
             for row in range(rows):
                 value = e.broadcast(left, row * row_bytes)
                 for half in range(2):
@@ -94,17 +98,19 @@ def _tile(
         # outer turns walk A's blocks of LANES depth steps, inner ones the steps of a block
         inner = LANES // STEP
         blocks = builder.sdiv(builder.add(turns, I64(inner - 1)), I64(inner))
-        outer = e.loop(blocks, [a, b, turns, *totals])
-        a_block, b_block, left_over, *totals = outer.values
+        outer = e.loop(blocks, [a, b, e.shift(b, ahead), turns, *totals])
+        a_block, b_block, place, left_over, *totals = outer.values
         is_last = builder.icmp_signed("<", left_over, I64(inner))
         count = builder.select(is_last, left_over, I64(inner))
-        turn = e.loop(count, [a_block, b_block, *totals])
-        a_now, b_now, *totals = turn.values
+        turn = e.loop(count, [a_block, b_block, place, *totals])
+        a_now, b_now, place, *totals = turn.values
+        place = fetch(place)
         totals = steps(a_now, b_now, totals)
-        after = [e.shift(a_now, 4 * STEP), e.shift(b_now, 2 * VECTOR_BYTES * STEP), *totals]
-        _, b_after, *totals = turn.close(after)
+        after = [e.shift(a_now, 4 * STEP), e.shift(b_now, 2 * VECTOR_BYTES * STEP), place, *totals]
+        _, b_after, place, *totals = turn.close(after)
         left_over = builder.sub(left_over, I64(inner))
-        _, _, _, *totals = outer.close([e.shift(a_block, a_stride), b_after, left_over, *totals])
+        after = [e.shift(a_block, a_stride), b_after, place, left_over, *totals]
+        _, _, _, _, *totals = outer.close(after)
     else:
         turn = e.loop(turns, [a, b, *totals])
         a_now, b_now, *totals = turn.values
@@ -203,15 +209,18 @@ def gemm_blocked(
     a: int,
     a_stride: int,
     b: int,
-    b_stride: int,
+    pace: int,
     c: int,
     c_stride: int,
     depth: int,
     ahead: int,
     accumulate: int,
 ) -> None:
-    """C (rows, 2L) = [C +] A B with A (depth/L, rows, L), B (depth, 2L). Strides in bytes."""
-    _blocked(rows, a, a_stride, b, b_stride, c, c_stride, depth, ahead, accumulate)
+    """C (rows, 2L) = [C +] A B with A (depth/L, rows, L), B (depth, 2L). Strides in bytes.
+
+    Memory from B + `ahead` on is fetched into L2, an address every `pace` bytes.
+    """
+    _blocked(rows, a, a_stride, b, pace, c, c_stride, depth, ahead, accumulate)
 
 
 @kernel
@@ -287,6 +296,7 @@ def multiply_block(
                 ahead = b + (start + chunk) * 4 * TILE_COLUMNS - b_chunk
             else:
                 ahead = following - b_chunk
+            # all tiles read the same B and share the fetching, so that memory is never idle
             for tile in range(tiles):
                 row = tile_start(rows, tile)
                 call_gemm(
@@ -295,10 +305,10 @@ def multiply_block(
                     a_chunk + row * VECTOR_BYTES,
                     a_stride,
                     b_chunk,
-                    0,
+                    (CACHE_LINE + tiles - 1) // tiles,
                     c + row * c_row_stride + column * c_column_stride,
                     c_row_stride,
                     count,
-                    ahead,
+                    ahead + count * 4 * TILE_COLUMNS * tile // tiles,
                     again,
                 )

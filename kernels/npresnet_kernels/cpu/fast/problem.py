@@ -274,7 +274,13 @@ class WinogradProblem:
 
         block = even_block(tiles, self.block, threads)
         blocks = ceil_div(tiles, block)
-        if blocks >= threads and not self.stored:
+        if tiles <= self.block and 4 * self.weight_floats > L2_BYTES and not self.stored:
+            table[winograd.BLOCK] = tiles
+            table[winograd.GROUP] = self.shared_group
+            table[winograd.THREAD_SCRATCH] = self._bytes
+            groups = ceil_div(self.columns, self.shared_group)
+            run(winograd.winograd_channels, table, groups, threads)
+        elif blocks >= threads and not self.stored:
             table[winograd.BLOCK] = block
             table[winograd.GROUP] = self.group
             table[winograd.THREAD_SCRATCH] = self._bytes

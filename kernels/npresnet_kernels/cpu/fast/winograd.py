@@ -8,9 +8,10 @@ bias and residual, clamps and writes y. Layouts, L lanes to a vector:
     U (points, K / 2L, C, 2L)                  weights, transformed and packed once
     M (tiles, points, columns of the group, 2L)
 
-Two schedules give the same bits, as a tile's arithmetic knows nothing of its neighbours: on maps
-with many tiles a thread takes whole blocks; with few tiles and many channels all threads share V
-and each takes groups of output channels, so that the weights are read once.
+Three schedules give the same bits, as a tile's arithmetic knows nothing of its neighbours: on maps
+with many tiles a thread takes whole blocks; where one block holds all tiles and no L2 the weights,
+each thread takes groups of output channels, so that the weights are read once, and has a V of its
+own; else, with few tiles for so many threads, groups of channels are taken from a V that all share.
 
 F(4x4, 3x3) makes four times as many numbers of the weights. Where no L2 holds them, reading U costs
 more than making it: then the weights stay as they are, (K / 2L, C, 9, 2L), and a thread transforms
@@ -352,6 +353,25 @@ def winograd_blocks(table: int, thread: int, threads: int) -> None:
             transform_tile(table, first + tile, v + tile * VECTOR_BYTES, block, patch)
         for group in range(group_count(table)):
             multiply_tiles(table, first, tiles, block, v, group, products, patch)
+        item = next_item(table)
+
+
+@kernel
+def winograd_channels(table: int, thread: int, threads: int) -> None:
+    """All three stages of one block of tiles: an item is a group of channels.
+
+    Each thread transforms all tiles for itself: that takes less time than V from another core.
+    """
+    block = load_int(table, BLOCK)
+    points = load_int(table, SIZE) * load_int(table, SIZE)
+    v_bytes = points * point_step(load_int(table, CHANNELS), block)
+    v, patch, products = thread_areas(table, thread, v_bytes)
+    item = next_item(table)
+    if item >= 0:
+        for tile in range(block):
+            transform_tile(table, tile, v + tile * VECTOR_BYTES, block, patch)
+    while item >= 0:
+        multiply_tiles(table, 0, block, block, v, item, products, patch)
         item = next_item(table)
 
 
