@@ -23,7 +23,6 @@ from npresnet.errors import (
     DtypeError,
     ModuleError,
     RangeError,
-    ShapeError,
     WeightsError,
 )
 from npresnet.models.sharing import Shareable
@@ -129,7 +128,7 @@ class Classifier(Shareable):
     history_ : list of EpochMetrics
         One for each epoch of the last fit.
     n_features_in_ : int
-        F, after a fit on a table (N, F).
+        F, if it was fitted on a table (N, F).
 
     Examples
     --------
@@ -289,8 +288,6 @@ class Classifier(Shareable):
             )
             history = self._train(model, settings.preprocessing, recipe, items, kept, held, seed)
         self._learned(model, settings, history)
-        if isinstance(items, Table):
-            self.n_features_in_ = items.features
         return self
 
     def _recipe(self, items: Items) -> Recipe:
@@ -382,6 +379,8 @@ class Classifier(Shareable):
         self.classes_ = class_array(settings.classes)
         self.history_ = history
         self.__dict__.pop("n_features_in_", None)
+        if settings.preprocessing.table:
+            self.n_features_in_ = settings.preprocessing.features
 
     # ------------------------------------------------------------------ predicting
 
@@ -397,7 +396,7 @@ class Classifier(Shareable):
         """
         with self._computing():
             settings = self._fitted()[1]
-            items = self._taken(X)
+            items = items_of(X)
             if not len(items):
                 return np.zeros((0, len(settings.classes)), np.float32)
             loader = self._loader(items.seen_by(settings.preprocessing))
@@ -441,7 +440,7 @@ class Classifier(Shareable):
         """
         with self._computing():
             settings = self._fitted()[1]
-            items = self._taken(X)
+            items = items_of(X)
             names = label_list(y, len(items))
             number = {name: i for i, name in enumerate(settings.classes)}
             unknown = [name for name in names if name not in number]
@@ -462,16 +461,6 @@ class Classifier(Shareable):
 
     def _computing(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.backend is None else use_backend(self.backend)
-
-    def _taken(self, X: Images) -> Items:
-        """The images to classify, of the form that it was fitted on."""
-        items = items_of(X)
-        if hasattr(self, "n_features_in_") and not isinstance(items, Table) and len(items):
-            raise ShapeError(
-                f"this {type(self).__name__} was fitted on a table of {self.n_features_in_} "
-                "columns, got images: pass such a table. Reshape your data"
-            )
-        return items
 
     def _fitted(self) -> tuple[Module, ModelSettings]:
         """The network and its settings; read from `weights` when they are first needed."""

@@ -150,8 +150,15 @@ def test_tables_of_pixels(data, tmp_path):
     np.testing.assert_array_equal(clf.predict_proba(rows.tolist()), expected)
     np.testing.assert_array_equal(clf.predict_proba(list(rows)), expected)
     clf.save(tmp_path / "c.safetensors")
-    loaded = nr.Classifier.load(tmp_path / "c.safetensors", batch_size=32)
-    np.testing.assert_array_equal(loaded.predict_proba(rows), expected)
+    clf.save_pretrained(tmp_path / "shared")
+    for loaded in (
+        nr.Classifier.load(tmp_path / "c.safetensors", batch_size=32),
+        nr.Classifier.from_pretrained(tmp_path / "shared", batch_size=32),
+    ):
+        np.testing.assert_array_equal(loaded.predict_proba(rows), expected)
+        assert loaded.n_features_in_ == 64
+        with pytest.raises(ShapeError, match="fitted on a table of 64 columns, got images"):
+            loaded.predict(images)
     line = nr.Classifier(**{**SETTINGS, "epochs": 1}).fit(rows[:, :63], labels)
     assert line.settings_.preprocessing.size == (1, 63)
     with pytest.raises(ShapeError, match="X has 63 features, but Classifier is expecting 64"):
@@ -160,8 +167,16 @@ def test_tables_of_pixels(data, tmp_path):
         clf.predict(images)
     with pytest.raises(RangeError, match="augment='shift' is for images"):
         nr.Classifier("tiny", augment="shift").fit(rows, labels)
+    tuned = nr.Classifier(**{**SETTINGS, "epochs": 1}, weights=tmp_path / "c.safetensors")
+    with pytest.raises(ShapeError, match="fitted on a table of 64 columns, got images"):
+        tuned.fit(images, labels)
+    assert tuned.fit(rows, labels).n_features_in_ == 64
     again = clf.fit(images, labels)
     assert not hasattr(again, "n_features_in_")
+    again.save(tmp_path / "c.safetensors")
+    for seen in (again, nr.Classifier.load(tmp_path / "c.safetensors")):
+        with pytest.raises(ShapeError, match=r"takes images, got a table \(N, 64\)"):
+            seen.predict(rows)
 
 
 def test_images_and_labels_of_other_libraries(data):

@@ -14,10 +14,9 @@ from npresnet.weights.pretrained import METADATA_KEY
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
 HELP = "write a weight file as .safetensors"
-DESCRIPTION = (
-    "Read a weight file (.safetensors, torch's .pth or .pt, .npz) and write it as safetensors, "
-    "which torch, timm and transformers load as well."
-)
+DESCRIPTION = """\
+Read a weight file (.safetensors, torch's .pth or .pt, .npz) and write it as safetensors, which
+torch, timm and transformers load as well."""
 EPILOG = f"""\
 Nothing in the file is run. Of a training checkpoint the state dict is taken, averaged weights
 first; the prefixes module. and _orig_mod. are taken off. 16-bit floats become float32.

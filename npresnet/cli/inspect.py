@@ -16,11 +16,10 @@ from npresnet.weights.stored import StoredArray
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
 HELP = "list what a weight file holds"
-DESCRIPTION = (
-    "List the arrays of a weight file (.safetensors, torch's .pth or .pt, .npz): name, dtype in "
-    "the file, shape, and least, greatest, mean and standard deviation of the finite values. No "
-    "model is built, and nothing in the file is run."
-)
+DESCRIPTION = """\
+List the arrays of a weight file (.safetensors, torch's .pth or .pt, .npz): name, dtype in the file,
+shape, and least, greatest, mean and standard deviation of the finite values. No model is built, and
+nothing in the file is run."""
 EPILOG = f"""\
 {FORMS_OF_WEIGHTS}
 examples:

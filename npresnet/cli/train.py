@@ -14,7 +14,7 @@ from npresnet.cli._precision import add_precision
 from npresnet.cli._weights import FORMS_OF_WEIGHTS, add_weights
 from npresnet.data import Dataset
 from npresnet.inspect.plots import can_plot, prediction_sheet, training_curve
-from npresnet.training import Run, load_splits, train_run
+from npresnet.training import RECIPES, Run, load_splits, train_run
 
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
@@ -47,11 +47,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME", help="resnet18, resnet50d, ... (default resnet34)"
     )
     add_weights(parser, "begin with these weights (fine-tuning), see below", required=False)
-    parser.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the images")
-    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="images a step")
-    parser.add_argument("--lr", type=positive_float, metavar="X", help="highest learning rate")
+    digits, folder = RECIPES["digits"], RECIPES["images"]
     parser.add_argument(
-        "--image-size", type=positive_int, metavar="N", help="side of the network's input"
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help=f"passes over the images (default {digits.epochs} for the digits, {folder.epochs} for "
+        "a folder)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help=f"images a step (default {digits.batch_size} for the digits, {folder.batch_size} for "
+        "a folder)",
+    )
+    parser.add_argument(
+        "--lr",
+        type=positive_float,
+        metavar="X",
+        help=f"highest learning rate (default {folder.lr})",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=positive_int,
+        metavar="N",
+        help=f"side of the network's input (default {digits.preprocessing.size[0]} for the digits, "
+        f"{folder.preprocessing.size[0]} for a folder, or as the weights say)",
     )
     add_precision(parser)
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="default 0")

@@ -112,16 +112,28 @@ class Table(Items):
             channels=1,
             mean=(float(np.mean(self.images)),),
             std=(float(np.std(self.images)) or 1.0,),
+            table=True,
         )
 
     def seen_by(self, preprocessing: Preprocessing, augment: str = "none") -> Items:
-        """Return the same rows as a network of this preprocessing takes them."""
-        shape = (preprocessing.channels, *preprocessing.size)
-        if math.prod(shape) != self.features:  # in scikit-learn's words
+        """Return the same rows as a network of this preprocessing takes them.
+
+        Raises
+        ------
+        ShapeError
+            It takes images, or rows of another length.
+        """
+        if not preprocessing.table:
             raise ShapeError(
-                f"X has {self.features} features, but Classifier is expecting {math.prod(shape)} "
-                "features as input"
+                f"this network takes images, got a table (N, {self.features}): pass uint8 arrays "
+                "(N, H, W). Reshape your data"
             )
+        if preprocessing.features != self.features:  # in scikit-learn's words
+            raise ShapeError(
+                f"X has {self.features} features, but Classifier is expecting "
+                f"{preprocessing.features} features as input"
+            )
+        shape = (preprocessing.channels, *preprocessing.size)
         mean = np.reshape(preprocessing.mean, (-1, 1, 1))
         std = np.reshape(preprocessing.std, (-1, 1, 1))
         other = Table(self.images)

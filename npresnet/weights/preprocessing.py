@@ -22,7 +22,7 @@ from npresnet.data import (
     Transform,
 )
 from npresnet.data.geometry import Interpolation
-from npresnet.errors import RangeError
+from npresnet.errors import RangeError, ShapeError
 
 __all__ = ["AUGMENTATIONS", "IMAGENET_MEAN", "IMAGENET_STD", "MAX_SIDE", "Preprocessing"]
 
@@ -60,6 +60,9 @@ class Preprocessing:
         How `Resize` reads pixels between pixels.
     mean, std : tuple of float
         What is subtracted from each channel, 0 to 1, and what it is then divided by.
+    table : bool
+        Whether the network was fitted on rows of numbers instead of images: each row is reshaped to
+        (channels, height, width), and `mean` and `std` are those of the numbers as they are.
     """
 
     size: tuple[int, int]
@@ -69,6 +72,7 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     crop_mode: CropMode = "center"
+    table: bool = False
 
     def __post_init__(self) -> None:
         scaled = self.size if self.resize is None else self.resize
@@ -91,6 +95,8 @@ class Preprocessing:
             raise RangeError(
                 f"crop_mode expected one of {', '.join(get_args(CropMode))}, got {self.crop_mode!r}"
             )
+        if not isinstance(self.table, bool):
+            raise RangeError(f"table expected true or false, got {self.table!r}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels or not all(math.isfinite(v) for v in values):
                 raise RangeError(
@@ -98,6 +104,11 @@ class Preprocessing:
                 )
         if not all(value > 0 for value in self.std):
             raise RangeError(f"std expected numbers above 0, got {self.std}")
+
+    @property
+    def features(self) -> int:
+        """Numbers of the network's input, channels x height x width: F of a table (N, F)."""
+        return self.channels * math.prod(self.size)
 
     def transform(self, augment: str = "none") -> Compose:
         """Return the steps from an image to a float32 array (channels, height, width).
@@ -113,7 +124,14 @@ class Preprocessing:
         ------
         RangeError
             There is no such augmentation.
+        ShapeError
+            The network takes no images, but rows of a table.
         """
+        if self.table:
+            raise ShapeError(
+                f"this network was fitted on a table of {self.features} columns, got images: pass "
+                "such a table. Reshape your data"
+            )
         steps: list[Transform] = [Grayscale() if self.channels == 1 else ToRGB()]
         if augment == "photo":
             steps += [

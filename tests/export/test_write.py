@@ -43,8 +43,13 @@ def lived_in(model, rng):
     return model.eval()
 
 
-@pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("name", FAMILY)
+# unfolded: each kind of block and stem once more
+UNFOLDED = ("resnet18", "resnet18d", "seresnet18", "wide", "mobile")
+
+
+@pytest.mark.parametrize(
+    ("name", "fold"), [*((n, True) for n in FAMILY), *((n, False) for n in UNFOLDED)]
+)
 def test_the_family_in_onnx_runtime(name, fold, tmp_path, rng):
     build, shape = FAMILY[name]
     model = lived_in(build(), rng)
