@@ -68,7 +68,7 @@ def _compared(what: str, rows: Sequence[Record]) -> str:
     """One line a precision and batch; times of each peer and the ratios to npresnet."""
     cases = list(dict.fromkeys(map(_key, rows)))
     by_peer = {(record["peer"], *_key(record)): record for record in rows}
-    headers = ["", *(f"{peer} ms" for peer in PEERS), "img/s", "x torch", "x compile"]
+    headers = ["", "how", *(f"{peer} ms" for peer in PEERS), "img/s", "x torch", "x compile"]
     headers += ["MB", "torch MB", "error", "torch error"]
     lines, reasons = [], []
     for case in cases:
@@ -78,6 +78,7 @@ def _compared(what: str, rows: Sequence[Record]) -> str:
         lines.append(
             [
                 f"{case[0]} batch {case[1]}",
+                str(here["npresnet"].get("how", "-")),
                 *(report.number(value, 4) for value in times.values()),
                 report.number(case[1] / ours * 1e3 if ours else None, 4),
                 *(_times(times[peer], ours) for peer in ("torch", "torch.compile")),

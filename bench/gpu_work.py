@@ -7,6 +7,7 @@ time is up.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -29,6 +30,8 @@ TRAINING += [(b, p) for p in PRECISIONS for b in (64, 256) if (b, p) not in TRAI
 LAYER_BATCH = 32
 CHECKED = 4
 """Images whose logits are compared with float64."""
+COMPILING = 15.0
+"""Seconds without which torch.compile isn't begun."""
 
 
 class Notes:
@@ -48,11 +51,12 @@ class Notes:
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def attempt(self, call: Callable[[], dict[str, Any]], **known: Any) -> None:
-        """Write what ``call`` returns, or why it could not."""
-        if self.left() < 1:
+    def attempt(self, call: Callable[[], dict[str, Any]], needs: float = 1.0, **known: Any) -> None:
+        """Write what ``call`` returns, or why it could not; begun with ``needs`` seconds left."""
+        if self.left() < needs:
             self.write(**known, error="not run: the time is up")
             return
+        gc.collect()  # what the last attempt held of the device's memory
         try:
             self.write(**known, **call())
         except Exception as error:
@@ -163,23 +167,23 @@ def device(notes: Notes) -> None:
 
 def compile_all(notes: Notes) -> None:
     """Compile every kernel for this device by NVRTC, as users' first calls do."""
-    from npresnet_kernels.gpu.source import HERE, kernel_names, read_source
+    from npresnet_kernels.gpu.source import kernel_names, read_source
+    from tests.kernels.gpu.test_nvcc import VARIANTS
 
     xp = _cupy()
-    for path in sorted(HERE.glob("*.cu")):
-        code = read_source(path.name)
-        if "SCALAR" not in code:
-            continue  # made from other macros: its launchers compile it
-        for scalar in ("float", "half16", "double", "bfloat16"):
+    for variant, (sources, macros, _) in VARIANTS.items():
+        options = ("-std=c++14", *(f"-D{name}={value}" for name, value in macros.items()))
+        for source in sources:
 
-            def build(code: str = code, scalar: str = scalar) -> dict[str, Any]:
+            def build(source: str = source, options: tuple[str, ...] = options) -> dict[str, Any]:
                 began = time.monotonic()
-                module = xp.RawModule(code=code, options=("-std=c++14", f"-DSCALAR={scalar}"))
+                code = read_source(source)
+                module = xp.RawModule(code=code, options=options)
                 kernels = [module.get_function(name) for name in kernel_names(code)]
                 registers = {k.name: k.num_regs for k in kernels}
                 return {"seconds": time.monotonic() - began, "registers": registers}
 
-            notes.attempt(build, what="compile", source=path.name, scalar=scalar)
+            notes.attempt(build, what="compile", source=source, variant=variant)
 
 
 def peaks(notes: Notes) -> None:
@@ -236,23 +240,19 @@ def prepare(notes: Notes) -> None:
 # ---------------------------------------------------------------------- npresnet
 
 
-def _ours(notes: Notes, precision: str) -> Any:
-    """npresnet's network with the shared weights, on the device, in a precision."""
+def _ours(notes: Notes) -> Any:
+    """npresnet's network with the shared weights, on the device."""
     import npresnet as nr
 
-    if precision == "bf16":
-        raise NotImplementedError("npresnet has no bfloat16 outside of plans yet")
     with nr.use_backend("gpu"):
         model = getattr(nr, MODEL)(num_classes=CLASSES)
     with np.load(notes.out / "weights.npz") as file:
         model.load_state_dict(dict(file))
-    return model.to("float16") if precision == "fp16" else model
+    return model
 
 
-def _scope(precision: str) -> Any:
-    import npresnet as nr
-
-    return nr.use_backend("gpu", precision="tf32" if precision == "tf32" else "fp32")
+def _how(plan: Any) -> str:
+    return "eager" if hasattr(plan, "reason") else "plan"
 
 
 def _used(xp: Any) -> int:
@@ -270,26 +270,19 @@ def our_inference(notes: Notes) -> None:
 
         def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
             xp.get_default_memory_pool().free_all_blocks()
-            with _scope(precision):
-                model = _ours(notes, precision).eval()
-                dtype = "float16" if precision == "fp16" else "float32"
-                shape = (batch, 3, notes.size, notes.size)
-                plan = nr.compile(model, shape, fallback="eager")
-                x = xp.asarray(images(batch, notes.size)).astype(dtype)
-                logits = xp.asnumpy(plan(x))
-                found = measure(once, lambda: plan(x), 2.0)
-            return {
-                **found,
-                "how": type(plan).__name__,
-                "memory": _used(xp),
-                "error_rms": error_of(logits, notes) if batch >= CHECKED else None,
-            }
+            shape = (batch, 3, notes.size, notes.size)
+            plan = nr.compile(_ours(notes).eval(), shape, fallback="eager", precision=precision)
+            x = xp.asarray(images(batch, notes.size))
+            logits = xp.asnumpy(plan(x))
+            found = measure(once, lambda: plan(x), 2.0)
+            wrong = error_of(logits, notes) if batch >= CHECKED else None
+            return {**found, "how": _how(plan), "memory": _used(xp), "error_rms": wrong}
 
         notes.attempt(run, what="inference", peer="npresnet", batch=batch, precision=precision)
 
 
 def our_training(notes: Notes) -> None:
-    """Training steps: forward, backward and update by SGD with momentum."""
+    """Training steps: forward, backward and update by SGD with momentum; fp16 with loss scaling."""
     import npresnet as nr
 
     xp = _cupy()
@@ -298,18 +291,18 @@ def our_training(notes: Notes) -> None:
 
         def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
             xp.get_default_memory_pool().free_all_blocks()
-            with _scope(precision):
-                model = _ours(notes, precision).train()
-                optimizer = nr.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-                shape = (batch, 3, notes.size, notes.size)
-                loss = nr.functional.cross_entropy
-                step = nr.compile_step(model, loss, optimizer, shape, fallback="eager")
-                dtype = "float16" if precision == "fp16" else "float32"
-                x = xp.asarray(images(batch, notes.size)).astype(dtype)
-                y = nr.tensor(labels(batch))
-                first = float(step(x, y))
-                found = measure(once, lambda: step(x, y), 2.0)
-            return {**found, "how": type(step).__name__, "memory": _used(xp), "first_loss": first}
+            model = _ours(notes).train()
+            optimizer = nr.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+            shape = (batch, 3, notes.size, notes.size)
+            loss = nr.functional.cross_entropy
+            step = nr.compile_step(
+                model, loss, optimizer, shape, fallback="eager", precision=precision
+            )
+            x, y = xp.asarray(images(batch, notes.size)), labels(batch)
+            first = step(x, y)
+            found = measure(once, lambda: step(x, y), 2.0)
+            known = {"first_loss": first, "last_loss": step(x, y), "scale": step.scaler.get_scale()}
+            return {**found, "how": _how(step), "memory": _used(xp), **known}
 
         notes.attempt(run, what="training", peer="npresnet", batch=batch, precision=precision)
 
@@ -378,10 +371,11 @@ def _torch_inference(notes: Notes, peer: str, compiled: bool) -> None:
     import torch
 
     once = torch_timer(torch)
-    cases = INFERENCE if not compiled else [c for c in INFERENCE if c[0] != 32]
-    for batch, precision in cases:
+    for batch, precision in INFERENCE:
 
         def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+            if compiled:
+                torch._dynamo.reset()  # and with it the graphs of the last case
             torch.cuda.empty_cache()
             model = _torch_model(notes, torch, precision).eval()
             call = torch.compile(model, mode="max-autotune") if compiled else model
@@ -394,7 +388,8 @@ def _torch_inference(notes: Notes, peer: str, compiled: bool) -> None:
             wrong = error_of(logits, notes) if batch >= CHECKED else None
             return {**found, "memory": total - free, "error_rms": wrong}
 
-        notes.attempt(run, what="inference", peer=peer, batch=batch, precision=precision)
+        known = {"peer": peer, "batch": batch, "precision": precision}
+        notes.attempt(run, COMPILING if compiled else 1.0, what="inference", **known)
 
 
 def _torch_training(notes: Notes, peer: str, compiled: bool) -> None:
@@ -402,10 +397,11 @@ def _torch_training(notes: Notes, peer: str, compiled: bool) -> None:
     import torch.nn.functional as functional
 
     once = torch_timer(torch)
-    cases = TRAINING if not compiled else TRAINING[:2]
-    for batch, precision in cases:
+    for batch, precision in TRAINING:
 
         def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+            if compiled:
+                torch._dynamo.reset()  # and with it the graphs of the last case
             torch.cuda.empty_cache()
             model = _torch_model(notes, torch, precision).train()
             call = torch.compile(model, mode="max-autotune") if compiled else model
@@ -429,7 +425,8 @@ def _torch_training(notes: Notes, peer: str, compiled: bool) -> None:
             free, total = torch.cuda.mem_get_info()
             return {**found, "memory": total - free, "first_loss": first}
 
-        notes.attempt(run, what="training", peer=peer, batch=batch, precision=precision)
+        known = {"peer": peer, "batch": batch, "precision": precision}
+        notes.attempt(run, COMPILING if compiled else 1.0, what="training", **known)
 
 
 WORK: dict[str, Callable[[Notes], None]] = {

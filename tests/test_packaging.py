@@ -2,8 +2,10 @@
 
 import configparser
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 
 
-def run(code, **environment):
+def run(code, cwd=None, **environment):
     """Run Python code on the bare checkout."""
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", **environment}
     return subprocess.run(
@@ -21,6 +23,7 @@ def run(code, **environment):
         capture_output=True,
         text=True,
         env=env,
+        cwd=cwd,
         timeout=100,
     )
 
@@ -32,6 +35,29 @@ def test_every_package_is_listed():
         for p in (base / top).rglob("__init__.py")
     }
     assert set(SETUP["options"]["packages"].split()) == found
+
+
+def test_the_wheel_holds_the_whole_tree(tmp_path):
+    """Every file of the two packages is packed, the CUDA sources too, and nothing else."""
+    backend = pytest.importorskip("setuptools.build_meta", reason="needs setuptools")
+    for name in ("npresnet", "kernels"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    code = f"import {backend.__name__} as b; b.build_wheel('dist')"
+    done = run(["-c", code], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    shipped = {
+        str(path.relative_to(base))
+        for base, top in ((ROOT, "npresnet"), (ROOT / "kernels", "npresnet_kernels"))
+        for path in (base / top).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {name for name in packed if ".dist-info/" not in name} == shipped
+    assert "npresnet_kernels/gpu/conv.cu" in packed
+    assert "npresnet_kernels/gpu/device.cuh" in packed
 
 
 def test_pyproject_holds_the_build_system_only():

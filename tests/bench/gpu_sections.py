@@ -25,7 +25,7 @@ elif name == "crashes":
     write(**case, peer="torch", ms=3.0)
     os.abort()
 elif name == "works":
-    write(**case, peer="npresnet", ms=2.0, memory=10**9, error_rms=1e-3)
+    write(**case, peer="npresnet", how="plan", ms=2.0, memory=10**9, error_rms=1e-3)
 elif name == "peaks":
     write(what="matmul", precision="fp16", ms=1.0, tflops=100.0)
 elif name == "layers":

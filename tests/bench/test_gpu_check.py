@@ -54,7 +54,7 @@ def test_no_section_loses_another(tmp_path, capsys):
     text = (tmp_path / "gpu_check.txt").read_text()
     assert text in capsys.readouterr().out
     line = next(line for line in text.splitlines() if line.startswith("fp16 batch 8"))
-    known = "fp16 batch 8 2.000 3.000 1.000 4000 1.50x 0.50x 1000 - 1.0e-03 -"
+    known = "fp16 batch 8 plan 2.000 3.000 1.000 4000 1.50x 0.50x 1000 - 1.0e-03 -"
     assert line.split() == known.split()
     assert "fp16 forward 3x3  1.00     25.0        25%" in text
     assert "fp16 forward 1x1: no memory" in text
@@ -76,7 +76,7 @@ def test_only_and_an_unknown_section(tmp_path, capsys):
 
 
 def test_the_shares_fit_the_limit():
-    assert sum(s.seconds for s in gpu_check.SECTIONS) <= 615  # some end early
+    assert sum(s.seconds for s in gpu_check.SECTIONS) <= gpu_check.LIMIT <= 9 * 60 - 10
     assert {s.name for s in gpu_check.SECTIONS} == {*gpu_work.WORK, "tests", "cpu scaling"}
 
 
@@ -132,7 +132,7 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_work, "CLASSES", 10)
     monkeypatch.setattr(gpu_work, "LAYER_BATCH", 1)
     monkeypatch.setattr(gpu_work, "INFERENCE", [(4, "fp32"), (1, "tf32"), (1, "bf16")])
-    monkeypatch.setattr(gpu_work, "TRAINING", [(4, "fp16")])
+    monkeypatch.setattr(gpu_work, "TRAINING", [(4, "fp32"), (4, "fp16")])
     monkeypatch.setattr(gpu_work, "measure", lambda once, call, _: {"ms": once(call), "calls": 1})
     monkeypatch.setattr(
         networks, "convolutions", lambda *_: iter([networks.Conv("c", 3, 4, 3, 2, 1, 9)])
@@ -145,7 +145,7 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
             gpu_work.WORK[name](notes)
     records = gpu_check.read_records(tmp_path / "r")
     wrong = {r["error"] for r in records if r.get("what") != "nvidia-smi" and r.get("error")}
-    assert wrong == {"NotImplementedError: npresnet has no bfloat16 outside of plans yet"}
+    assert {text.split(":")[0] for text in wrong} <= {"GraphError"}
     first = next(r for r in records if r["what"] == "inference")
     assert first["error_rms"] < 1e-5
     assert next(r for r in records if r["what"] == "training")["first_loss"] > 0
