@@ -2,6 +2,7 @@
 
 "warm": compiled code is on disk from an earlier process. "empty": NUMBA_CACHE_DIR and
 XDG_CACHE_HOME (and inductor's cache) point to a new folder, as on a machine that never ran it.
+Python's own bytecode is on disk either way, as pip leaves it there.
 Stages: the interpreter's start, the import, making the network (random values, weights from a
 file, compiling), the first logits. Files of Python packages are in the page cache either way.
 """
@@ -36,6 +37,8 @@ STARTERS = {
 }
 CACHED = ("npresnet plan", "npresnet eager", "torch.compile")
 """Those who keep compiled code on disk."""
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+"""Lets Python keep bytecode, whatever it was told."""
 
 
 def import_times(module: str, times: int) -> tuple[float, list[float]]:
@@ -50,7 +53,12 @@ def import_times(module: str, times: int) -> tuple[float, list[float]]:
     )
     values = []
     for _ in range(times + 1):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **BYTECODE},
+        )
         if done.returncode:
             return float("nan"), []
         values.append(float(done.stdout.split()[-1]))
@@ -63,6 +71,7 @@ def caches(folder: Path | None = None) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="npresnet-cache-") as new:
         base = folder or Path(new)
         yield {
+            **BYTECODE,
             "NUMBA_CACHE_DIR": str(base / "numba"),
             "XDG_CACHE_HOME": str(base / "cache"),
             "TORCHINDUCTOR_CACHE_DIR": str(base / "inductor"),

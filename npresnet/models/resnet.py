@@ -36,7 +36,9 @@ STEM_TYPES = ("", "deep", "deep_tiered")
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Return a convolution that keeps the map's size, but for its stride; batch norm follows it."""
-    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
+    padding = size // 2
+    with nn.init.pass_uniform():  # the network draws its weights by a rule of its own
+        return nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=False)
 
 
 class SqueezeExcite(nn.Module):

@@ -10,6 +10,9 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator
+from typing import cast
+
+from numpy.random import PCG64
 
 from npresnet.backend import for_arrays
 from npresnet.errors import RangeError, ShapeError
@@ -24,6 +27,7 @@ __all__ = [
     "kaiming_uniform_",
     "normal_",
     "ones_",
+    "pass_uniform",
     "skip_random",
     "uniform_",
     "xavier_normal_",
@@ -46,6 +50,22 @@ def skip_random() -> Iterator[None]:
         yield
     finally:
         _skipping.reset(token)
+
+
+_passing: contextvars.ContextVar[bool] = contextvars.ContextVar("passing", default=False)
+
+
+@contextlib.contextmanager
+def pass_uniform() -> Iterator[None]:
+    """Leave tensors as they are instead of drawing uniform values: for weights drawn anew later.
+
+    The generator passes over the numbers without making them, so all others stay what they were.
+    """
+    token = _passing.set(True)
+    try:
+        yield
+    finally:
+        _passing.reset(token)
 
 
 def _fill(tensor: Tensor, values: Array | float) -> Tensor:
@@ -83,6 +103,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Fill with numbers between ``a`` and ``b``."""
     if _skipping.get():
+        return tensor
+    if _passing.get():
+        cast(PCG64, generator().bit_generator).advance(tensor.numel())
         return tensor
     return _fill(tensor, generator().uniform(a, b, tensor.shape))
 

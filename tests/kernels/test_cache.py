@@ -1,5 +1,6 @@
 """Compiled code on disk: kept under a key of everything it depends on, rebuilt when damaged."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ def run(code, **environment):
 
 
 def files(folder):
-    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.nbc")}
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*") if path.is_file()}
 
 
 def test_kept_found_again_and_rebuilt(tmp_path):
@@ -55,7 +56,7 @@ def test_kept_found_again_and_rebuilt(tmp_path):
     assert said == (f"npresnet: compiling kernels for this processor, once (kept in {folder})")
     assert Path(folder).parent == tmp_path / "npresnet"
     kept = files(folder)
-    assert len(kept) >= 2
+    assert {path.suffix for path in kept} == {".o", ".nbc"}, "plans' kernels, and eager's"
 
     again, said = run(WORK, **home)
     assert (again, said) == (folder, "")
@@ -72,13 +73,51 @@ def test_kept_found_again_and_rebuilt(tmp_path):
     assert files(folder) == whole
 
 
+PLAN = """
+    import sys
+    import numpy as np
+    import npresnet as nr
+    from npresnet_kernels.cpu.cache import cache_folder
+    model = nr.nn.Sequential(nr.nn.Conv2d(16, 16, 1), nr.nn.ReLU()).eval()
+    x = np.ones((1, 16, 5, 4), np.float32)
+    plan = nr.compile(model, x.shape)
+    weight, bias = (p.numpy() for p in model.parameters())
+    expected = np.maximum(weight[:, :, 0, 0].sum(1) + bias, 0)
+    np.testing.assert_allclose(plan(x).numpy()[0, :, 0, 0], expected, rtol=1e-5, atol=1e-6)
+    print("numba" in sys.modules, cache_folder())
+"""
+
+
+def test_plans_compile_what_they_need_and_find_it_again_without_numba(tmp_path):
+    home = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    (imported, folder), said = run(PLAN, **home)[0].split(), run(PLAN, **home)[1]
+    assert imported == "True"
+    assert said == "", "only the first run tells that it compiles"
+    needed = {"direct_direct_blocks.o", "layout_channels_last.o", "microkernel_gemm_blocked.o",
+              "packing_pack_direct.o", "parallel_region.o"}  # fmt: skip
+    assert {path.name for path in files(folder)} == needed
+    assert run(PLAN, **home) == (f"False {folder}", "")
+
+    # from another machine: whole, but sealed under that machine's key; and one that is cut off
+    strange = Path(folder) / "parallel_region.o"
+    short = Path(folder) / "layout_channels_last.o"
+    body = strange.read_bytes()[:-32]
+    strange.write_bytes(body + hashlib.sha256(b"another folder" + body).digest())
+    short.write_bytes(short.read_bytes()[:-100])
+    before = files(folder)
+    assert run(PLAN, **home) == (f"True {folder}", "")
+    changed = {path for path, when in files(folder).items() if when != before[path]}
+    assert changed == {strange, short}, "these two were compiled anew, and nothing else"
+    assert run(PLAN, **home) == (f"False {folder}", "")
+
+
 def test_several_processes_at_once(tmp_path):
     with ThreadPoolExecutor() as pool:
         jobs = [pool.submit(run, WORK, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
         folders = {job.result()[0] for job in jobs}
     assert len(folders) == 1
     assert Path(folders.pop()).parent == tmp_path / "npresnet"
-    assert not [path for path in tmp_path.rglob("*") if ".nbc." in path.name], "nothing left aside"
+    assert not [path for path in tmp_path.rglob("*") if path.suffix not in ("", ".o", ".nbc")]
 
 
 def test_where_nothing_can_be_written(tmp_path):

@@ -4,6 +4,12 @@ Every function is specified in :class:`npresnet_kernels.contract.KernelSet`. Ker
 their first call with a dtype and are kept on disk.
 """
 
+from npresnet_kernels.cpu.cache import require_numba
+
+require_numba()  # a broken one is told of here, where the backend can still fall back
+
+# ruff: noqa: E402
+
 from npresnet_kernels.cpu.activation import add, relu, relu_grad
 from npresnet_kernels.cpu.conv import (
     col2im,

@@ -2,10 +2,11 @@
 
 Numba's own cache looks at one source file a function; kernels here are put together from many. So
 they are kept in a folder of their own, whose name is a digest of all that they are made from: the
-sources, Numba and LLVM, the processor and its features. Each file ends with a digest of itself and
-is named by what it holds: a truncated file is compiled anew, and processes that start at once write
-the same files, whole. :func:`kept` arranges this for the functions that are decorated inside it
-and leaves other code's use of Numba alone.
+sources, Numba and LLVM, the processor and its features. Each file is named by what it holds and
+ends with a digest of itself and the folder's name: one that was truncated, or copied from another
+machine's folder, is compiled anew, and processes that start at once write the same files, whole.
+Plans' kernels are object files (:func:`code_of`); for eager's, :func:`kept` arranges that Numba
+keeps the functions decorated inside it so, and leaves other code's use of Numba alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -24,26 +26,22 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
-import numba
-import numba.core.caching
-import numba.core.config
 
 from npresnet_kernels.user_cache import user_cache
 
-__all__ = ["announce", "cache_folder", "kept"]
-
-# Numba's internals, whose types say less than what is used of them
-caching: Any = numba.core.caching
-config: Any = numba.core.config
+__all__ = ["announce", "cache_folder", "code_of", "kept", "require_numba"]
 
 SETTINGS = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE",
             "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "THREADING_LAYER")  # fmt: skip
-"""Numba's settings that change what is compiled."""
+"""Numba's settings, as NUMBA_..., that change what is compiled."""
+
+FAST = "o"
+"""How files of plans' kernels end: object files, that need no Numba to be loaded."""
 
 DIGEST_BYTES = 32
 
@@ -66,8 +64,13 @@ def _key() -> str | None:
         content = source.read_bytes()
         digest.update(f"{source.relative_to(package)} {len(content)}\n".encode())
         digest.update(content)
+    numba = importlib.util.find_spec("numba")  # importing it takes longer than all the rest
+    if numba is None or numba.origin is None:
+        return None
+    version = Path(numba.origin).with_name("_version.py")
     settings = [
-        numba.__version__,
+        numba.origin,
+        version.read_bytes() if version.exists() else None,
         llvmlite.__version__,
         sys.implementation.cache_tag,
         platform.machine(),
@@ -75,7 +78,7 @@ def _key() -> str | None:
         llvmlite.binding.get_host_cpu_name(),
         llvmlite.binding.get_host_cpu_features().flatten(),
         os.environ.get("NPRESNET_VECTOR"),
-        *(getattr(config, name, None) for name in SETTINGS),
+        *(os.environ.get(f"NUMBA_{name}") for name in SETTINGS),
     ]
     digest.update(repr(settings).encode())
     return digest.hexdigest()[:24]
@@ -96,7 +99,7 @@ def cache_folder() -> Path | None:
     try:
         key = _key()
         if key is None:
-            raise OSError("the package's sources can't be read")
+            raise OSError("neither the package's sources nor Numba's can be read")
         folder = _parent() / key
         fresh = not folder.exists()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -138,49 +141,89 @@ def _complain(error: Exception) -> None:
         )
 
 
-class _CheckedFiles:
-    """The files of one function's compiled forms: what Numba's cache calls for storage.
+def _sealed(body: bytes) -> bytes:
+    """Return what is kept of some code: with a digest of itself and of what it depends on."""
+    return body + _seal(body)
 
-    Each form has a file of its own, named by the key, so that no index has to be kept right.
-    """
 
-    def __init__(self, cache_path: str, filename_base: str, source_stamp: object) -> None:
-        self._folder = Path(cache_path)
-        self._base = filename_base
-        self._stamp = source_stamp
+def _seal(body: bytes) -> bytes:
+    folder = cache_folder()
+    return hashlib.sha256((folder.name if folder else "").encode() + body).digest()
 
-    def _path(self, key: object) -> Path:
-        name = hashlib.sha256(repr((key, self._stamp)).encode()).hexdigest()[:24]
-        return self._folder / f"{self._base}.{name}.nbc"
 
-    def load(self, key: object) -> Any:
-        """Return what was saved under a key, None if that is nothing or damaged."""
-        try:
-            content = self._path(key).read_bytes()
-            body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-            if hashlib.sha256(body).digest() != digest:
+def _read(path: Path) -> bytes | None:
+    """Return what was kept in a file; None if that is nothing, damaged or another machine's."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    body, seal = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    return body if _seal(body) == seal else None
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Keep code in a file: written aside, then renamed."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}")
+    try:
+        aside.write_bytes(_sealed(body))
+        os.replace(aside, path)
+    except OSError as error:  # a full disk doesn't keep kernels from running
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        _complain(error)
+
+
+def code_of(name: str, compile_: Callable[[], bytes]) -> bytes:
+    """Return the object file of a name: as it was kept, or else compiled, and kept."""
+    folder = cache_folder()
+    path = folder / f"{name}.{FAST}" if folder else None
+    code = _read(path) if path else None
+    if code is None:
+        code = compile_()
+        if path:
+            _write(path, code)
+    return code
+
+
+@functools.cache
+def _checked_files() -> type:
+    """Return the class of the files that Numba's cache is to use for storage."""
+    # Numba's internals, whose types say less than what is used of them
+    caching: Any = importlib.import_module("numba.core.caching")
+
+    class CheckedFiles:
+        """The files of one function's compiled forms.
+
+        Each form has a file of its own, named by the key, so that no index has to be kept right.
+        """
+
+        def __init__(self, cache_path: str, filename_base: str, source_stamp: object) -> None:
+            self._folder = Path(cache_path)
+            self._base = filename_base
+            self._stamp = source_stamp
+
+        def _path(self, key: object) -> Path:
+            name = hashlib.sha256(repr((key, self._stamp)).encode()).hexdigest()[:24]
+            return self._folder / f"{self._base}.{name}.nbc"
+
+        def load(self, key: object) -> Any:
+            """Return what was saved under a key, None if that is nothing or damaged."""
+            try:
+                body = _read(self._path(key))
+                return None if body is None else caching.pickle.loads(body)
+            except Exception:  # unpickling raises anything
                 return None
-            return caching.pickle.loads(body)
-        except Exception:  # unpickling raises anything
-            return None
 
-    def save(self, key: object, data: object) -> None:
-        """Keep compiled code: written aside, then renamed."""
-        body = caching.dumps(data)
-        path = self._path(key)
-        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}")
-        try:
-            aside.write_bytes(body + hashlib.sha256(body).digest())
-            os.replace(aside, path)
-        except OSError as error:  # a full disk doesn't keep kernels from running
-            with contextlib.suppress(OSError):
-                aside.unlink()
-            _complain(error)
+        def save(self, key: object, data: object) -> None:
+            """Keep compiled code."""
+            _write(self._path(key), caching.dumps(data))
 
-    def flush(self) -> None:
-        """Forget this function's compiled forms."""
-        for path in self._folder.glob(f"{self._base}.*.nbc"):
-            path.unlink(missing_ok=True)
+        def flush(self) -> None:
+            """Forget this function's compiled forms."""
+            for path in self._folder.glob(f"{self._base}.*.nbc"):
+                path.unlink(missing_ok=True)
+
+    return CheckedFiles
 
 
 @contextlib.contextmanager
@@ -189,17 +232,37 @@ def kept() -> Iterator[bool]:
 
     Use as ``with kept() as keep: compiled = numba.njit(cache=keep)(function)``.
     """
+    caching: Any = importlib.import_module("numba.core.caching")
+    config: Any = importlib.import_module("numba.core.config")
     with _lock:
         folder = cache_folder()
         if folder is None:
             yield False
             return
         before = config.CACHE_DIR, caching.IndexDataCacheFile
-        config.CACHE_DIR, caching.IndexDataCacheFile = str(folder), _CheckedFiles
+        config.CACHE_DIR, caching.IndexDataCacheFile = str(folder), _checked_files()
         try:
             yield True
         finally:
             config.CACHE_DIR, caching.IndexDataCacheFile = before
+
+
+def _any_kept(folder: Path) -> bool:
+    """Return whether a run has left kernels of plans."""
+    return next(folder.glob(f"*.{FAST}"), None) is not None
+
+
+def require_numba() -> None:
+    """Import Numba to see that it works, unless kernels are kept: then it has been seen to.
+
+    Raises
+    ------
+    Exception
+        Whatever a missing or broken Numba raises.
+    """
+    folder = cache_folder()
+    if folder is None or not _any_kept(folder):
+        importlib.import_module("numba")
 
 
 def announce() -> None:
@@ -212,7 +275,7 @@ def announce() -> None:
         folder = cache_folder()
         if folder is None:
             print("npresnet: compiling kernels for this processor", file=sys.stderr)
-        elif next(folder.glob("fast_*/*.nbc"), None) is None:
+        elif not _any_kept(folder):
             print(
                 f"npresnet: compiling kernels for this processor, once (kept in {folder})",
                 file=sys.stderr,

@@ -8,10 +8,9 @@ over a part of the work, release the GIL, and are shared out by :mod:`.threads`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
-
-import numba
 
 from npresnet_kernels.cpu.cache import kept
 
@@ -25,6 +24,17 @@ def jit(function: F) -> F:
 
     What is compiled is kept on disk; see :mod:`.cache`.
     """
-    compiler: Any = numba.njit
-    with kept() as keep:
-        return cast(F, compiler(cache=keep, nogil=True, error_model="numpy")(function))
+
+    @functools.cache
+    def dispatcher() -> Any:
+        import numba  # as late as this: plans do without
+
+        compiler: Any = numba.njit
+        with kept() as keep:
+            return compiler(cache=keep, nogil=True, error_model="numpy")(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> object:
+        return dispatcher()(*arguments)
+
+    return cast(F, call)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.contract import Pair, Shape
 from npresnet_kernels.cpu.cache import announce
 from npresnet_kernels.cpu.fast.convolution import Convolution
+from npresnet_kernels.cpu.fast.layout import to_channels_last
 from npresnet_kernels.cpu.fast.norm import (
     batch_norm_backward,
     batch_norm_forward,
@@ -18,7 +19,6 @@ from npresnet_kernels.cpu.fast.pool import (
     max_pool_forward,
 )
 from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_update
-from npresnet_kernels.cpu.layout import transpose_into
 
 __all__ = [
     "adamw_update_",
@@ -82,10 +82,3 @@ def takes_max_pool(kernel_size: Pair, stride: Pair, padding: Pair) -> bool:
     """Return whether a max pool's window is square and small."""
     square = all(pair[0] == pair[1] for pair in (kernel_size, stride, padding))
     return square and kernel_size[0] <= WIDEST_POOL
-
-
-def to_channels_last(x: Array, out: Array) -> None:
-    """Write (N, C, H, W), C-contiguous, as (N, H, W, C)."""
-    images, channels, height, width = x.shape
-    source = x.reshape(images, channels, height * width)
-    transpose_into(source, out.reshape(-1), height * width * channels, channels)

@@ -18,8 +18,6 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-import numba
-
 __all__ = ["get_num_threads", "run", "run_gemm", "set_num_threads", "spans"]
 
 Task = Callable[[int], object]
@@ -139,7 +137,17 @@ class _Blas:
 
 _pool = _Pool()
 _blas = _Blas()
-_threads = int(vars(numba.config)["NUMBA_NUM_THREADS"])
+
+
+def _cores() -> int:
+    """Return how many cores the process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+_threads = max(1, int(os.environ.get("NUMBA_NUM_THREADS") or _cores()))
 
 
 def _after_fork() -> None:

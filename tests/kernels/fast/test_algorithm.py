@@ -1,8 +1,8 @@
 """The choice of an algorithm: by shape alone, and what it must be where it was measured."""
 
-import numba
 import pytest
 
+from npresnet_kernels.cpu import threads as pool
 from npresnet_kernels.cpu.fast.algorithm import choose_algorithm
 from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.vector import LANES
@@ -26,14 +26,14 @@ def test_choice(shape, expected):
 
 
 def test_choice_ignores_threads():
-    before = numba.get_num_threads()
+    before = pool.get_num_threads()
     shape = (64, 64, 3, 1, 1, 8, 8)
     choice = Convolution(*shape).algorithm
     try:
-        numba.set_num_threads(1)
+        pool.set_num_threads(1)
         assert Convolution(*shape).algorithm == choice
     finally:
-        numba.set_num_threads(before)
+        pool.set_num_threads(before)
 
 
 def test_errors_name_the_cure():

@@ -1,12 +1,14 @@
 """The fast convolutions against a float64 im2col written here, and their promises of sameness."""
 
-import os
+import multiprocessing
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import pytest
 
+from npresnet_kernels.cpu import threads as pool
+from npresnet_kernels.cpu.fast import parallel
 from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.memory import aligned_empty
 
@@ -129,9 +131,9 @@ def relative(value, truth):
 @pytest.fixture(autouse=True)
 def two_threads():
     """Give threads back as they were."""
-    before = numba.get_num_threads()
+    before = pool.get_num_threads()
     yield
-    numba.set_num_threads(before)
+    pool.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("shape", "algorithm"), CASES)
@@ -181,19 +183,19 @@ def test_gradients(shape, algorithm):
 )
 def test_same_bits(shape, algorithm):
     """An image's result is the same alone, in any batch, on any number of threads."""
-    most = min(4, numba.config.NUMBA_NUM_THREADS)
+    most = 4
     layer = Layer(shape, algorithm, threads=most)
-    numba.set_num_threads(most)
+    pool.set_num_threads(most)
     whole = layer.forward()
     for threads in range(1, most + 1):
-        numba.set_num_threads(threads)
+        pool.set_num_threads(threads)
         np.testing.assert_array_equal(layer.forward(), whole)
         for images in (slice(0, 1), slice(3, 4), slice(1, 4)):
             np.testing.assert_array_equal(layer.forward(images), whole[images])
 
 
 def test_gradients_same_bits_on_any_threads():
-    most = min(4, numba.config.NUMBA_NUM_THREADS)
+    most = 4
     for shape, algorithm in (
         ((3, 17, 33, 3, 1, 1, 13, 9), "winograd4"),
         ((3, 32, 64, 3, 2, 1, 15, 15), "direct"),
@@ -204,7 +206,7 @@ def test_gradients_same_bits_on_any_threads():
         packed = layer.convolution.pack_grad_input(layer.weight)
         results = []
         for threads in (1, most):
-            numba.set_num_threads(threads)
+            pool.set_num_threads(threads)
             grad_x, grad_weight = np.empty_like(layer.x), np.empty_like(layer.weight)
             layer.convolution.grad_input(layer.grad_y, packed, grad_x, layer.scratch)
             layer.convolution.grad_weight(layer.x, layer.grad_y, grad_weight, layer.scratch)
@@ -262,16 +264,37 @@ def test_several_python_threads_at_once():
             layer.convolution.forward(layer.x, layer.packed, y, room)
         return y
 
-    with ThreadPoolExecutor(4) as pool:
-        for y in pool.map(work, rooms):
+    with ThreadPoolExecutor(4) as callers:
+        for y in callers.map(work, rooms):
             np.testing.assert_array_equal(y, whole)
 
 
-def test_forked_child_works_alone():
-    """OpenMP's threads don't survive a fork; the child must not wait for them."""
-    layer = Layer((2, 32, 32, 3, 1, 1, 14, 14), "winograd4")
+def _child(queue):
+    queue.put(Layer(CHILD, "winograd4").forward())
+
+
+CHILD = (2, 32, 32, 3, 1, 1, 14, 14)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_processes(method):
+    """OpenMP's threads don't survive a fork; a child must not wait for them."""
+    pool.set_num_threads(2)
+    whole = Layer(CHILD, "winograd4").forward()
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks with threads
+        child = context.Process(target=_child, args=(queue,))
+        child.start()
+    np.testing.assert_array_equal(queue.get(timeout=60), whole)
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_without_openmp(monkeypatch):
+    pool.set_num_threads(3)
+    layer = Layer((2, 17, 33, 3, 1, 1, 13, 9), "winograd4", threads=3)
     whole = layer.forward()
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if np.array_equal(layer.forward(), whole) else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    monkeypatch.setattr(parallel, "_on_all", lambda: None)
+    np.testing.assert_array_equal(layer.forward(), whole)

@@ -1,10 +1,10 @@
 """Optimizer updates of the fast set against the textbook in float64."""
 
-import numba
 import numpy as np
 import pytest
 
 from npresnet_kernels import reference
+from npresnet_kernels.cpu import threads as pool
 from npresnet_kernels.cpu.fast import update
 
 SIZES = [(1003,), (3 * update.CHUNK + 5,), (7, 5), (1,), (0,)]
@@ -51,14 +51,14 @@ def test_update(shape, name, states, settings):
 
 
 def test_same_bits_on_any_threads():
-    before = numba.get_num_threads()
+    before = pool.get_num_threads()
     shape, settings = (3 * update.CHUNK + 5,), (0.03, 0.8, 0.95, 1e-6, 0.1)
     together, _ = follow("adamw_update_", shape, 2, settings)
     try:
-        numba.set_num_threads(1)
+        pool.set_num_threads(1)
         alone, _ = follow("adamw_update_", shape, 2, settings)
     finally:
-        numba.set_num_threads(before)
+        pool.set_num_threads(before)
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one, other)
 

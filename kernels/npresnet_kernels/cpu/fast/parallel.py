@@ -1,36 +1,43 @@
-"""Kernels behind C addresses, and the one parallel loop that calls them.
+"""Kernels behind C addresses, and the one parallel region that calls them.
 
-Numba's `prange` costs seconds of compile time in every function that uses it, and a compiled
-callee is compiled again into each caller. So a kernel here is a plain compiled function of 64-bit
-integers with a C address, compiled when first asked for; `run` gives its address and a table of
-arguments to the single parallel loop of the package. Inside, threads draw item numbers from a
-shared counter until none is left: which thread does an item never changes the item's arithmetic.
+A kernel here is a plain function of 64-bit integers with a C address, compiled when first asked
+for, kept on disk and called through its address: Numba would compile a callee again into each
+caller. `run` hands a table of arguments to OpenMP's threads (or, where there is no OpenMP or a
+fork has left its threads behind, to the pool of `threads`). Inside, threads draw item numbers from
+a shared counter until none is left: which thread does an item never changes the item's arithmetic.
 """
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
 from functools import cache
-from inspect import signature
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba import cfunc, njit, prange, types
-from numba.extending import register_jitable
 
-from ..cache import kept
+from .. import threads as pool
+from ..cache import code_of
+from ..deferred import helper as helper
+from ..machine_code import compiled, loaded
 from .vector import fetch_add, indirect_call, load_int
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 Integers = npt.NDArray[np.int64]
 
-COUNTER = 0
-ITEMS = 1
-FIRST = 2
-"""Slots of a kernel's table: the shared counter, the number of items, the kernel's own."""
+(
+    COUNTER,
+    ITEMS,
+    WORK,
+    STARTED,
+    THREADS,
+    FIRST,
+) = range(6)
+"""Slots of a kernel's table: the shared counter, the number of items, the kernel's address, how
+many threads have begun and how many are to; then the kernel's own."""
+
+OPENMP = ("libgomp.so.1", "libomp.so.5", "libomp.dylib")
+"""Libraries that offer GOMP_parallel, GCC's entry into a parallel region."""
 
 _lock = threading.RLock()
 
@@ -47,8 +54,12 @@ class Kernel:
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
         self.__doc__ = function.__doc__
-        self._compiled: Any = None
         self._address = 0
+
+    @property
+    def symbol(self) -> str:
+        """The C function's name."""
+        return f"{self.function.__module__.rpartition('.')[2]}_{self.function.__name__}"
 
     @property
     def address(self) -> int:
@@ -56,11 +67,8 @@ class Kernel:
         if not self._address:
             with _lock:
                 if not self._address:
-                    arguments = [types.int64] * len(signature(self.function).parameters)
-                    with kept() as keep:
-                        compiled = cfunc(types.void(*arguments), cache=keep)(self.function)
-                    self._compiled = compiled
-                    self._address = int(compiled.address or 0)
+                    code = code_of(self.symbol, lambda: compiled(self.function, self.symbol))
+                    self._address = loaded(code, self.symbol)
         return self._address
 
 
@@ -69,12 +77,7 @@ def kernel(function: Callable[..., None]) -> Kernel:
     return Kernel(function)
 
 
-call_kernel = indirect_call("call_kernel", 3)
-
-
-def helper(function: Function) -> Function:
-    """Let kernels call a function; called from Python it stays what it is. A decorator."""
-    return register_jitable(function)
+call_kernel: Callable[..., Any] = indirect_call("call_kernel", 3)
 
 
 @helper
@@ -84,26 +87,34 @@ def next_item(table: int) -> int:
     return item if item < load_int(table, ITEMS) else -1
 
 
-def _on_all(address: int, table: int, threads: int) -> None:
-    """Call a kernel (table, thread, threads) on every thread."""
-    for thread in prange(threads):
-        call_kernel(address, table, thread, threads)
-
-
-def _on_one(address: int, table: int, threads: int) -> None:
-    """Call a kernel for one thread alone."""
-    call_kernel(address, table, 0, 1)
+@kernel
+def region(table: int) -> None:
+    """Do what one thread has to: it takes the next number, and calls the kernel by it."""
+    thread = fetch_add(table + 8 * STARTED, 1)
+    call_kernel(load_int(table, WORK), table, thread, load_int(table, THREADS))
 
 
 @cache
-def _loop(parallel: bool) -> Callable[[int, int, int], None]:
-    """Return the compiled loop over threads; compiled here, not at import, which stays quick."""
-    with _lock:
-        function = _on_all if parallel else _on_one
-        arguments = types.void(types.int64, types.int64, types.int64)
-        with kept() as keep:
-            compiled = njit(arguments, parallel=parallel, nogil=True, cache=keep)(function)
-        return cast(Callable[[int, int, int], None], compiled)
+def _on_one() -> Callable[[int], None]:
+    """Return what calls `region` on this thread; the GIL is released meanwhile."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_int64)(region.address)
+
+
+@cache
+def _on_all() -> Any:
+    """Return OpenMP's call of a function (address, its argument, threads, flags), or None.
+
+    Called directly, not by Numba's `prange`, which takes a second to compile and Numba to run.
+    """
+    for name in OPENMP:
+        try:
+            call = ctypes.CDLL(name).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        call.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        call.restype = None
+        return call
+    return None
 
 
 _forked = False
@@ -115,12 +126,13 @@ def _mark_fork() -> None:
     _forked = True
 
 
-os.register_at_fork(after_in_child=_mark_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_fork)
 
 
 def thread_count() -> int:
     """Return how many threads `run` will use."""
-    return 1 if _forked else int(numba.get_num_threads())
+    return pool.get_num_threads()
 
 
 def run(work: Kernel, table: Integers, items: int, threads: int) -> None:
@@ -131,16 +143,22 @@ def run(work: Kernel, table: Integers, items: int, threads: int) -> None:
     work : Kernel
         Takes (address of the table, number of this thread, number of threads).
     table : ndarray of int64
-        Slots `COUNTER` and `ITEMS` are set here; not shared with another call in flight.
+        Slots below `FIRST` are set here; not shared with another call in flight.
     items : int
         How many.
     threads : int
         At most `thread_count()`.
     """
-    table[COUNTER] = 0
-    table[ITEMS] = items
     threads = min(threads, items)
-    if threads > 1:
-        _loop(True)(work.address, table.ctypes.data, threads)
-    elif items > 0:
-        _loop(False)(work.address, table.ctypes.data, 1)
+    if items <= 0:
+        return
+    table[:FIRST] = 0, items, work.address, 0, threads
+    address = table.ctypes.data
+    if threads == 1:
+        _on_one()(address)
+        return
+    together = None if _forked else _on_all()
+    if together is not None:
+        together(region.address, address, threads, 0)
+    else:
+        pool.run(lambda _: _on_one()(address), threads)

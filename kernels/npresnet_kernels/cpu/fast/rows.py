@@ -88,9 +88,7 @@ def emit_vectors(
         body(Lane(e, e.lanes_below(rest)), here)
 
 
-def row_kernel(
-    name: str, per_row: int, per_channel: int, body: Body, numbers: int = 0
-) -> Callable[..., Any]:
+def row_kernel(name: str, per_row: int, per_channel: int, body: Body, numbers: int = 0) -> Any:
     """Make `f(rows, channels, row arrays..., channel arrays..., numbers...)` from a vector's body.
 
     Parameters

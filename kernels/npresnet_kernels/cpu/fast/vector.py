@@ -11,13 +11,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from inspect import Parameter, Signature
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from ..deferred import Intrinsic
 
 I1 = ir.IntType(1)
 I32 = ir.IntType(32)
@@ -98,7 +96,8 @@ VECTOR_BYTES = 4 * LANES
 
 def declare(module: ir.Module, kind: ir.FunctionType, name: str) -> ir.Function:
     """Return the function of a name in a module, declared if it isn't yet."""
-    return cgutils.get_or_insert_function(module, kind, name)  # type: ignore[no-untyped-call]
+    known = module.globals.get(name)
+    return ir.Function(module, kind, name) if known is None else known
 
 
 class Emitter:
@@ -279,19 +278,7 @@ class Loop:
         return results
 
 
-def _intrinsic(name: str, count: int, typed: Callable[..., Any]) -> Callable[..., Any]:
-    """Register `typed(typing context, *types)` as an intrinsic of `count` arguments."""
-    # Numba reads the number of arguments off the signature
-    kind = Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [Parameter(f"argument{i}", kind) for i in range(1 + count)]
-    typed.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    typed.__name__ = typed.__qualname__ = name
-    return intrinsic(typed)
-
-
-def ir_kernel(
-    name: str, arguments: str, body: Callable[..., None], inline: bool = False
-) -> Callable[..., Any]:
+def ir_kernel(name: str, arguments: str, body: Callable[..., None], inline: bool = False) -> Any:
     """Make a function of integers, for use inside compiled code, from IR.
 
     Parameters
@@ -330,26 +317,20 @@ def ir_kernel(
             builder.call(function, converted)
         return context.get_dummy_value()
 
-    def typed(typing_context: Any, *values: Any) -> Any:
-        return types.void(*[types.int64] * len(arguments)), generate
-
-    return _intrinsic(name, len(arguments), typed)
+    return Intrinsic(name, ["int64"] * len(arguments), "void", generate)
 
 
-def scalar_load(name: str, kind: ir.Type, numba_type: Any) -> Callable[..., Any]:
+def scalar_load(name: str, kind: ir.Type, result: str) -> Any:
     """Make `load(address, index)`: element `index` of an array of `kind` at `address`."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         pointer = builder.inttoptr(values[0], POINTER)
         return builder.load(builder.gep(pointer, [values[1]], source_etype=kind), typ=kind)
 
-    def typed(typing_context: Any, address: Any, index: Any) -> Any:
-        return numba_type(types.int64, types.int64), generate
-
-    return _intrinsic(name, 2, typed)
+    return Intrinsic(name, ["int64", "int64"], result, generate)
 
 
-def scalar_store(name: str, kind: ir.Type, numba_type: Any) -> Callable[..., Any]:
+def scalar_store(name: str, kind: ir.Type, value: str) -> Any:
     """Make `store(address, index, value)`, the other direction of `scalar_load`."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
@@ -357,20 +338,17 @@ def scalar_store(name: str, kind: ir.Type, numba_type: Any) -> Callable[..., Any
         builder.store(values[2], builder.gep(pointer, [values[1]], source_etype=kind))
         return context.get_dummy_value()
 
-    def typed(typing_context: Any, address: Any, index: Any, value: Any) -> Any:
-        return types.void(types.int64, types.int64, numba_type), generate
-
-    return _intrinsic(name, 3, typed)
+    return Intrinsic(name, ["int64", "int64", value], "void", generate)
 
 
-load_int: Callable[[int, int], int] = scalar_load("load_int", I64, types.int64)
-load_float = scalar_load("load_float", FLOAT, types.float32)
-store_float = scalar_store("store_float", FLOAT, types.float32)
-load_double = scalar_load("load_double", DOUBLE, types.float64)
-store_double = scalar_store("store_double", DOUBLE, types.float64)
+load_int: Callable[[int, int], int] = scalar_load("load_int", I64, "int64")
+load_float: Callable[..., Any] = scalar_load("load_float", FLOAT, "float32")
+store_float: Callable[..., Any] = scalar_store("store_float", FLOAT, "float32")
+load_double: Callable[..., Any] = scalar_load("load_double", DOUBLE, "float64")
+store_double: Callable[..., Any] = scalar_store("store_double", DOUBLE, "float64")
 
 
-def indirect_call(name: str, count: int) -> Callable[..., Any]:
+def indirect_call(name: str, count: int) -> Any:
     """Make `call(address, ...)`: call the C function at an address with `count` 64-bit integers.
 
     Code called so is compiled once and shared; Numba would compile a callee again into each
@@ -383,21 +361,14 @@ def indirect_call(name: str, count: int) -> Callable[..., Any]:
         builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
         return context.get_dummy_value()
 
-    def typed(typing_context: Any, *values: Any) -> Any:
-        return types.void(*[types.int64] * (1 + count)), generate
-
-    return _intrinsic(name, 1 + count, typed)
+    return Intrinsic(name, ["int64"] * (1 + count), "void", generate)
 
 
-def _fetch_add(typing_context: Any, address: Any, amount: Any) -> Any:
-    """Type `fetch_add`."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], POINTER)
-        return builder.atomic_rmw("add", pointer, values[1], "monotonic")
-
-    return types.int64(types.int64, types.int64), generate
+def _fetch_add(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+    """Generate `fetch_add`."""
+    pointer = builder.inttoptr(values[0], POINTER)
+    return builder.atomic_rmw("add", pointer, values[1], "monotonic")
 
 
-fetch_add: Callable[[int, int], int] = _intrinsic("fetch_add", 2, _fetch_add)
+fetch_add: Any = Intrinsic("fetch_add", ["int64", "int64"], "int64", _fetch_add)
 """fetch_add(address, amount): add to an int64, atomically, and return what it was."""
