@@ -3,17 +3,21 @@
 Arrays hold NumPy arrays in guarded memory; raw kernels are compiled by g++ and run by the shim.
 What CuPy refuses is refused: NumPy arrays among the operands, implicit conversion to NumPy, arrays
 of another device than the current one (CuPy would compute, slowly or not at all). Memory behind
-an array that a kernel writes to is noticed, and what it reads there is NaN.
+an array that a kernel writes to is noticed, and what it reads there is NaN. While a stream is
+captured, launches are kept instead of run, and whatever can't be captured is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import sys
 import time
 import types
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -52,6 +56,9 @@ def _allocate(shape, dtype) -> np.ndarray:
     dtype = np.dtype(dtype)
     shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    for hook in MemoryHook.active:
+        hook.malloc_preprocess(device_id=_current[0], size=size, mem_size=-(-size // 512) * 512)
+    _refuse_capture(f"an allocation of {size:,} bytes")
     if size > _limit[0]:
         raise OutOfMemoryError(size, 0)
     memory = np.full(size + 3 * GUARD, 0xFF, np.uint8).view(_Memory)
@@ -79,18 +86,18 @@ def _memory(array):
     return array if isinstance(array, _Memory) else None
 
 
-def _check_guards(array: np.ndarray, name: str) -> None:
-    memory = _memory(array)
+def _check_guards(memory: _Memory, shape: tuple[int, ...], name: str) -> None:
     inside = memory.start, memory.start + memory.size_inside
     if (memory[: inside[0]] != 0xFF).any() or (memory[inside[1] :] != 0xFF).any():
-        raise build.ShimError(f"{name} wrote outside an array of shape {array.shape}")
+        raise build.ShimError(f"{name} wrote outside an array of shape {shape}")
 
 
 # ---------------------------------------------------------------------- arrays
 
 
-# what needs no kernel, so works on any device
+# what needs no kernel, so works on any device; the last two copy to the host
 _VIEWS = ("reshape", "transpose", "swapaxes", "squeeze", "view", "tolist", "item")
+_COPIES = _VIEWS[-2:]
 
 
 class ndarray:
@@ -113,6 +120,10 @@ class ndarray:
         def method(*args, **kwargs):
             if name not in _VIEWS:
                 _require_current(self)
+            if name == "fill":
+                return _do(functools.partial(found, *args), self)
+            if name in _COPIES:
+                _refuse_capture("a copy to the host")
             with Device(self._device):
                 return _call(found, args, kwargs)
 
@@ -136,6 +147,7 @@ class ndarray:
     shape = property(lambda self: self._values.shape)
 
     def get(self):
+        _refuse_capture("a copy to the host")
         return np.array(self._values)
 
     def __array__(self, *args, **kwargs):
@@ -154,10 +166,16 @@ class ndarray:
         return (2, self._device)
 
     def __getitem__(self, index):
-        return _call(operator.getitem, (self._values_here(), index), {})
+        whole = index if isinstance(index, tuple) else (index,)
+        if not any(i is ... for i in whole):
+            whole = (*whole, ...)  # of one element too a view, not a number as in NumPy
+        return _call(operator.getitem, (self._values_here(), whole), {})
 
     def __setitem__(self, index, value):
-        self._values_here()[_plain(index)] = _plain(value)
+        if not isinstance(value, ndarray) and np.ndim(value):
+            _refuse_capture("a copy from the host")
+        values, place, new = self._values_here(), _plain(index), _plain(value)
+        _do(functools.partial(operator.setitem, values, place, new), self, value)
 
     def _values_here(self):
         _require_current(self)
@@ -170,16 +188,16 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __bool__(self):
-        return bool(self._values)
+        return bool(self.get())
 
     def __int__(self):
-        return int(self._values)
+        return int(self.get())
 
     def __float__(self):
-        return float(self._values)
+        return float(self.get())
 
     def __index__(self):
-        return operator.index(self._values.item())
+        return operator.index(self.get().item())
 
     def __repr__(self):
         return f"on device {self._device}: {self._values!r}"
@@ -210,7 +228,7 @@ def _in_place(name):
     function = getattr(operator, name)
 
     def method(self, other):
-        function(self._values_here(), _plain(other))
+        _do(functools.partial(function, self._values_here(), _plain(other)), self, other)
         return self
 
     return method
@@ -249,10 +267,18 @@ def _wrapped(result: Any) -> Any:
 def _call(function, args, kwargs):
     values = _plain(args)
     named = {key: _plain(value) for key, value in kwargs.items()}
-    if function is operator.matmul or function is np.matmul:
+    if _captured and "out" in named and not _is_product(function):
+        _do(functools.partial(function, *values, **named), *args, *kwargs.values())
+        return kwargs["out"]
+    if _is_product(function):
+        _refuse_capture("a product by cuBLAS")
         return _matmul(*values, **named)
     with np.errstate(all="ignore"):
         return _wrapped(function(*values, **named))
+
+
+def _is_product(function):
+    return function is operator.matmul or function is np.matmul
 
 
 def _matmul(x, y, out=None):
@@ -302,6 +328,8 @@ def empty(shape, dtype=float, order="C"):
 def asarray(value, dtype=None, order=None):
     if isinstance(value, ndarray):
         value = value._values_here()
+    else:
+        _refuse_capture("a copy from the host")
     return ndarray(_guarded(np.asarray(value, dtype=dtype, order=order)), _current[0])
 
 
@@ -340,18 +368,34 @@ class Device:
         _current[0] = self.id
 
     def synchronize(self):
-        pass
+        _refuse_capture("waiting for the device")
 
     compute_capability = "90"
     mem_info = (TOTAL, TOTAL)
 
 
 class Event:
-    def record(self):
+    def __init__(self, block=False, disable_timing=False):
+        pass
+
+    def record(self, stream=None):
         self.time = time.perf_counter()
 
     def synchronize(self):
-        pass
+        _refuse_capture("waiting for an event")
+
+
+class MemoryHook:
+    """Told of every allocation in its ``with`` block."""
+
+    active: ClassVar[list[MemoryHook]] = []
+
+    def __enter__(self):
+        self.active.append(self)
+        return self
+
+    def __exit__(self, *_):
+        self.active.remove(self)
 
 
 class _Pool:
@@ -375,6 +419,90 @@ def get_default_pinned_memory_pool():
     return pool
 
 
+# ---------------------------------------------------------------------- streams, graphs
+
+
+class CUDARuntimeError(RuntimeError):
+    """As of cupy_backends.cuda.api.runtime."""
+
+
+_captured: list[list[tuple[Callable[[], object], list[weakref.ref]]]] = []
+"""What the stream that is captured keeps: work, and the memory that it uses."""
+
+
+def _refuse_capture(what: str) -> None:
+    if _captured:
+        raise CUDARuntimeError(
+            f"cudaErrorStreamCaptureUnsupported: {what} is not permitted when stream is capturing"
+        )
+
+
+def _do(work: Callable[[], object], *arrays: Any) -> None:
+    """Do work that takes its place in a stream; keep it if that is captured."""
+    if not _captured:
+        with np.errstate(all="ignore"):
+            work()
+        return
+    memory = [_memory(a._values) for a in arrays if isinstance(a, ndarray)]
+    _captured[-1].append((work, [weakref.ref(m) for m in memory if m is not None]))
+
+
+class Graph:
+    """Captured work; it holds addresses, and doesn't keep their memory alive."""
+
+    def __init__(self, work):
+        self._work = work
+
+    def launch(self, stream=None):
+        _refuse_capture("a launch of a graph")
+        for work, memory in self._work:
+            if any(reference() is None for reference in memory):
+                raise build.ShimError("a graph was launched on memory that is freed")
+            with np.errstate(all="ignore"):
+                work()
+
+    def upload(self, stream=None):
+        _refuse_capture("an upload of a graph")
+
+
+class Stream:
+    def __init__(self, null=False, non_blocking=False):
+        self._can_capture = non_blocking and not null
+
+    def __enter__(self):
+        _streams.append(self)
+        return self
+
+    def __exit__(self, *_):
+        _streams.pop()
+
+    def synchronize(self):
+        _refuse_capture("waiting for a stream")
+
+    def begin_capture(self, mode=None):
+        if not self._can_capture:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        _captured.append([])
+
+    def end_capture(self):
+        return Graph(_captured.pop())
+
+    def record(self, event=None):
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        pass
+
+
+Stream.null = Stream(null=True)
+_streams = [Stream.null]
+
+
+# ---------------------------------------------------------------------- cupy.cuda
+
+
 def _properties(index):
     return {"name": b"Host shim", "major": 9, "minor": 0, "totalGlobalMem": TOTAL}
 
@@ -382,8 +510,11 @@ def _properties(index):
 cuda = types.SimpleNamespace(
     Device=Device,
     Event=Event,
+    Graph=Graph,
+    MemoryHook=MemoryHook,
+    Stream=Stream,
+    get_current_stream=lambda: _streams[-1],
     get_elapsed_time=lambda begin, end: (end.time - begin.time) * 1e3,
-    Stream=types.SimpleNamespace(null=types.SimpleNamespace(synchronize=lambda: None)),
     runtime=types.SimpleNamespace(
         getDeviceCount=lambda: DEVICES,
         getDevice=lambda: _current[0],
@@ -391,6 +522,7 @@ cuda = types.SimpleNamespace(
         memGetInfo=lambda: (TOTAL // 2, TOTAL),
         runtimeGetVersion=lambda: 13000,
         driverGetVersion=lambda: 13000,
+        streamCaptureModeThreadLocal=1,
     ),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
 )
@@ -432,13 +564,17 @@ class RawKernel:
     def __call__(self, grid, block, args, *, shared_mem=0):
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise build.ShimError(f"{self.name}: {shared_mem} bytes of shared memory not asked for")
-        build.launch(
-            self._library, self.name, grid, block, [_argument(a) for a in args], shared_mem
-        )
+        values = [_argument(a) for a in args]
+        memory = [_memory(a._values) for a in args if isinstance(a, ndarray)]
+        shapes = [a.shape for a in args if isinstance(a, ndarray)]
+        guarded = [(weakref.ref(m), s) for m, s in zip(memory, shapes, strict=True)]
+        _do(functools.partial(self._run, grid, block, values, shared_mem, guarded), *args)
+
+    def _run(self, grid, block, values, shared_mem, guarded):
+        build.launch(self._library, self.name, grid, block, values, shared_mem)
         launched.append(self.name)
-        for a in args:
-            if isinstance(a, ndarray):
-                _check_guards(a._values, self.name)
+        for memory, shape in guarded:
+            _check_guards(memory(), shape, self.name)
 
 
 def _argument(value) -> tuple[str, bytes]:

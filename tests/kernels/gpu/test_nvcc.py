@@ -45,9 +45,12 @@ for product, (scalar, exact) in {
     macros = {"SCALAR": scalar, "EXACT": exact, "TILE_M": 128, "TILE_N": 128}
     VARIANTS[product] = (("implicit_gemm.cu",), macros, Budget(registers=255, shared=0))
 # What plans use beside their products: 2 blocks of 256 threads, 16 sums a thread in shared memory.
-PLAN_SOURCES = ("plan_layout.cu", "plan_mean.cu", "plan_norm.cu", "plan_pool.cu")
+PLAN_SOURCES = (
+    *("plan_layout.cu", "plan_loss.cu", "plan_mean.cu", "plan_norm.cu", "plan_optim.cu"),
+    "plan_pool.cu",
+)
 for scalar, vector in {"float": 4, "half16": 8, "bfloat16": 8}.items():
-    macros = {"SCALAR": scalar, "VECTOR": vector, "OTHER": "float"}
+    macros = {"SCALAR": scalar, "VECTOR": vector, "OTHER": "float", "TARGET": "int"}
     VARIANTS[f"plan {scalar}"] = (PLAN_SOURCES, macros, Budget(registers=128, shared=16384))
 
 
