@@ -8,6 +8,7 @@ from npresnet import models
 from npresnet.cli._numbers import positive_int
 from npresnet.cli._weights import add_weights
 from npresnet.errors import RangeError
+from npresnet.models.create import no_such_network
 from npresnet.nn import Module
 from npresnet.training import load_model
 from npresnet.training.checkpoint import ARCHITECTURES
@@ -46,10 +47,11 @@ def network(arguments: argparse.Namespace) -> tuple[Module, tuple[int, int, int]
         steps = settings.preprocessing
         return model, (steps.channels, *steps.size)
     name = arguments.model
-    names = [*ARCHITECTURES, "ResNet32"]
-    if name not in names:
-        given = "nothing" if name is None else repr(name)
-        raise RangeError(f"expected a network ({', '.join(names)}) or --weights FILE, got {given}")
+    if name is None:
+        names = ", ".join([*ARCHITECTURES, "ResNet32"])
+        raise RangeError(f"expected a network or --weights FILE; the networks are {names}")
+    if name not in ARCHITECTURES and name != "ResNet32":
+        raise RangeError(no_such_network(name))
     options = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
     if name == "ResNet32":
         if arguments.small_input:

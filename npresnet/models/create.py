@@ -5,6 +5,7 @@ Names, depths and options are those of torchvision 0.29 (BSD 3-Clause) and timm 
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -86,6 +87,13 @@ _PARTS = re.compile(r"(wide_|se|)resnex?t(rs|)(\d+)([cdst]?)(?:_(\d+)x(\d+)d|_2|
 def list_models() -> list[str]:
     """Return the names that :func:`create_model` knows."""
     return list(_NAMES)
+
+
+def no_such_network(name: str) -> str:
+    """Return what to say of a name that isn't in :func:`list_models`, with the nearest that are."""
+    near = difflib.get_close_matches(name, _NAMES)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"there is no network {name!r}: {hint}npresnet.list_models() has all {len(_NAMES)} names"
 
 
 @overload
@@ -198,7 +206,7 @@ def with_weights(name: str, pretrained: Pretrained, options: dict[str, Any]) -> 
 def structure_of(name: str) -> dict[str, Any]:
     """Return the arguments of ResNet that a name stands for."""
     if name not in _NAMES:
-        raise RangeError(f"there is no network {name!r}: npresnet has {', '.join(_NAMES)}")
+        raise RangeError(no_such_network(name))
     found = _PARTS.fullmatch(name)
     assert found is not None
     kind, scaled, depth, stem, groups, width = found.groups()

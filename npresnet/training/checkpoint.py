@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from npresnet import models
 from npresnet.errors import NpresnetError, WeightsError
+from npresnet.models.create import no_such_network
 from npresnet.models.describe import describe, recognise
 from npresnet.nn import Module, init
 from npresnet.random import seeded
@@ -44,10 +45,7 @@ def build(settings: ModelSettings, seed: int | None = 0) -> Module:
         The architecture is unknown.
     """
     if settings.architecture not in ARCHITECTURES:
-        raise WeightsError(
-            f"unknown architecture {settings.architecture!r}: expected one of "
-            f"{', '.join(ARCHITECTURES)}"
-        )
+        raise WeightsError(no_such_network(settings.architecture))
     make = ARCHITECTURES[settings.architecture]
     with init.skip_random() if seed is None else seeded(seed):
         return make(**settings.options)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from npresnet.errors import RangeError
+from npresnet.models.create import no_such_network
 from npresnet.training.checkpoint import ARCHITECTURES
 from npresnet.weights.preprocessing import AUGMENTATIONS, Preprocessing
 
@@ -71,8 +72,9 @@ class Recipe:
     zero_init_residual: bool = True
 
     def __post_init__(self) -> None:
+        if self.model not in ARCHITECTURES:
+            raise RangeError(no_such_network(str(self.model)))
         choices = (
-            ("model", tuple(ARCHITECTURES)),
             ("optimizer", _OPTIMIZERS),
             ("schedule", _SCHEDULES),
             ("augment", AUGMENTATIONS),

@@ -320,7 +320,9 @@ def truncated(path, tmp_path):
         (["train", "digits", "--out", "OUT", "--model", "vgg"], "vgg"),
         (["train", "digits", "--out", "OUT", "--weights", "CUT"], "whole safetensors file"),
         (["summary"], "expected a network"),
-        (["summary", "alexnet"], "expected a network"),
+        (["summary", "alexnet"], "no network 'alexnet'"),
+        (["summary", "resnet43"], "did you mean resnet34"),
+        (["train", "digits", "--out", "OUT", "--model", "resnet51"], "did you mean resnet5"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(

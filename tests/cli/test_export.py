@@ -40,7 +40,7 @@ def test_random_weights_and_options(tmp_path, capsys):
     ("arguments", "text"),
     [
         (["resnet18", "{}/none/m.onnx"], "no folder"),
-        (["alexnet", "{}/m.onnx"], "expected a network"),
+        (["alexnet", "{}/m.onnx"], "no network 'alexnet'"),
         (["{}/m.onnx"], "expected a network"),
         (["resnet18", "{}/m.onnx", "--opset", "3"], "opset must be"),
     ],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from npresnet import functional as F
 from npresnet.errors import OnnxError
 from npresnet.export.operators.registry import Call, Ints, Value, operator
 from npresnet.tensor import Tensor
-
-__all__ = ["reduce_max", "reduce_mean", "reduce_sum"]
 
 
 def _axes(call: Call, x: Tensor, given: Value | None, attribute: Ints | None, noop: int) -> Ints:
@@ -21,67 +21,32 @@ def _axes(call: Call, x: Tensor, given: Value | None, attribute: Ints | None, no
     return axes
 
 
-@operator("ReduceMean")
-def reduce_mean(
-    call: Call,
-    x: Value,
-    where: Value | None = None,
-    *,
-    axes: Ints | None = None,
-    keepdims: int = 1,
-    noop_with_empty_axes: int = 0,
-) -> Tensor:
+def _reduction(name: str, reduce: Callable[[Tensor, Ints, bool], Tensor]) -> None:
+    """Register an operator: `reduce` takes a tensor, axes and whether to keep them."""
+
+    @operator(name)
+    def over_axes(
+        call: Call,
+        x: Value,
+        where: Value | None = None,
+        *,
+        axes: Ints | None = None,
+        keepdims: int = 1,
+        noop_with_empty_axes: int = 0,
+    ) -> Tensor:
+        x = call.tensor(x)
+        return reduce(x, _axes(call, x, where, axes, noop_with_empty_axes), bool(keepdims))
+
+
+def _mean(x: Tensor, axes: Ints, keepdims: bool) -> Tensor:
     """Mean over axes; over the last two of maps it is a pool."""
-    x = call.tensor(x)
-    named = _axes(call, x, where, axes, noop_with_empty_axes)
-    if named == (2, 3) and x.ndim == 4 and x.is_floating_point() and 0 not in x.shape[1:]:
+    if axes == (2, 3) and x.ndim == 4 and x.is_floating_point() and 0 not in x.shape[1:]:
         y = F.adaptive_avg_pool2d(x, 1)
         return y if keepdims else y.reshape(*x.shape[:2])
-    return x.mean(named, bool(keepdims))
+    return x.mean(axes, keepdims)
 
 
-@operator("ReduceSum")
-def reduce_sum(
-    call: Call,
-    x: Value,
-    where: Value | None = None,
-    *,
-    axes: Ints | None = None,
-    keepdims: int = 1,
-    noop_with_empty_axes: int = 0,
-) -> Tensor:
-    """Sum over axes."""
-    x = call.tensor(x)
-    named = _axes(call, x, where, axes, noop_with_empty_axes)
-    return x.sum(named, bool(keepdims))
-
-
-@operator("ReduceMax")
-def reduce_max(
-    call: Call,
-    x: Value,
-    where: Value | None = None,
-    *,
-    axes: Ints | None = None,
-    keepdims: int = 1,
-    noop_with_empty_axes: int = 0,
-) -> Tensor:
-    """Maximum over axes."""
-    x = call.tensor(x)
-    named = _axes(call, x, where, axes, noop_with_empty_axes)
-    return x.amax(named, bool(keepdims)) if named else x
-
-
-@operator("ReduceSumSquare")
-def _reduce_sum_square(
-    call: Call,
-    x: Value,
-    where: Value | None = None,
-    *,
-    axes: Ints | None = None,
-    keepdims: int = 1,
-    noop_with_empty_axes: int = 0,
-) -> Tensor:
-    x = call.tensor(x)
-    named = _axes(call, x, where, axes, noop_with_empty_axes)
-    return (x * x).sum(named, bool(keepdims))
+_reduction("ReduceMean", _mean)
+_reduction("ReduceSum", Tensor.sum)
+_reduction("ReduceMax", lambda x, axes, keep: x.amax(axes, keep) if axes else x)
+_reduction("ReduceSumSquare", lambda x, axes, keep: (x * x).sum(axes, keep))
