@@ -17,9 +17,11 @@ def text(outcomes: Sequence[Any]) -> str:
     """Return all tables."""
     parts = [_sections(outcomes)]
     found = {outcome.name: outcome.records for outcome in outcomes}
-    for name in ("device", "compile", "peaks"):
+    for name in ("device", "peaks"):
         if found.get(name):
             parts.append(_plain(name, found[name]))
+    if found.get("compile"):
+        parts.append(_compiled(found["compile"]))
     if found.get("tests"):
         parts.append(_tests(found["tests"]))
     for what in ("inference", "training"):
@@ -41,6 +43,33 @@ def _plain(title: str, records: Sequence[Record]) -> str:
     for record in records:
         lines.append("  " + ", ".join(f"{key} {_short(value)}" for key, value in record.items()))
     return "\n".join(lines)
+
+
+def _compiled(records: Sequence[Record]) -> str:
+    """How long NVRTC takes for the sources of each variant, and what it can't compile."""
+    seconds: Counter[str] = Counter()
+    registers: dict[str, int] = {}
+    for record in records:
+        if "error" not in record:
+            name = record["variant"]
+            seconds[name] += record["seconds"]
+            registers[name] = max(registers.get(name, 0), *record["registers"].values())
+    rows = [[name, f"{seconds[name]:.1f}", str(most)] for name, most in registers.items()]
+    wrong = [(f"{r['source']} {r['variant']}", r["error"]) for r in records if "error" in r]
+    title = "compiling, a variant"
+    return "\n".join([report.table(title, ("", "s", "registers"), rows), *_grouped(wrong)])
+
+
+def _grouped(wrong: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each different error, with the first few that it befell."""
+    befell: dict[str, list[str]] = {}
+    for name, error in wrong:
+        befell.setdefault(error, []).append(name)
+    lines = []
+    for error, names in befell.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"{', '.join(names[:3])}{more}: {error}")
+    return lines
 
 
 def _tests(records: Sequence[Record]) -> str:
@@ -90,8 +119,9 @@ def _compared(what: str, rows: Sequence[Record]) -> str:
         )
         for peer, record in here.items():
             if record.get("error"):
-                reasons.append(f"{peer}, {case[0]} batch {case[1]}: {record['error']}")
-    return "\n".join([report.table(f"{what}, resnet34 at 224x224", headers, lines), *reasons])
+                reasons.append((f"{peer} {case[0]} batch {case[1]}", str(record["error"])))
+    title = f"{what}, resnet34 at 224x224"
+    return "\n".join([report.table(title, headers, lines), *_grouped(reasons)])
 
 
 def _times(theirs: float | None, ours: float | None) -> str:
@@ -105,14 +135,15 @@ def _layers(records: Sequence[Record], peaks: Sequence[Record]) -> str:
     for record in records:
         name = f"{record.get('precision')} {record.get('pass')} {record.get('layer')}"
         if "ms" not in record:
-            reasons.append(f"{name}: {record.get('error')}")
+            reasons.append((name, str(record.get("error"))))
             continue
         top = peak.get(record["precision"])
         share = f"{record['tflops'] / top:.0%}" if top else "-"
         ms, rate = report.number(record["ms"], 3), report.number(record["tflops"], 3)
         lines.append([name, ms, rate, share])
     title = "convolutions, batch 32"
-    return "\n".join([report.table(title, ("", "ms", "TFLOP/s", "of matmul"), lines), *reasons])
+    headers = ("", "ms", "TFLOP/s", "of matmul")
+    return "\n".join([report.table(title, headers, lines), *_grouped(reasons)])
 
 
 def draw(figure: Any, outcomes: Sequence[Any]) -> None:

@@ -60,6 +60,18 @@ def test_no_section_loses_another(tmp_path, capsys):
     assert "fp16 forward 1x1: no memory" in text
 
 
+def test_errors_are_told_once():
+    records = [
+        {"what": "compile", "source": f"{i}.cu", "variant": "fp16", "error": "no device"}
+        for i in range(5)
+    ]
+    good = {"variant": "fp32", "seconds": 1.5, "registers": {"a": 40, "b": 90}}
+    records.append({"what": "compile", "source": "a.cu", **good})
+    text = gpu_report.text([gpu_check.Outcome("compile", "done", 1.0, records)])
+    assert "0.cu fp16, 1.cu fp16, 2.cu fp16 and 2 more: no device" in text
+    assert any(line.split() == ["fp32", "1.5", "90"] for line in text.splitlines())
+
+
 def test_the_limit_holds(tmp_path):
     said = []
     outcomes = gpu_check.run_all(SECTIONS[3:], tmp_path, 1.0, lambda *a, **_: said.append(a))
