@@ -16,10 +16,10 @@ rows are images, and the taps outside are no work at all.
 """
 
 from .memory import copy_in, copy_rows, finish_row, spread_vectors, spread_zeros, zero_vectors
-from .microkernel import multiply_block
+from .microkernel import WANTED_BYTES, WANTED_RANGES, multiply_block
 from .packing import padded_depth
 from .parallel import FIRST, helper, kernel, next_item
-from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
+from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int, store_int
 
 (
     X,
@@ -51,8 +51,9 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
     BLOCK,
     PARTS,
     BY_PIXEL,
+    FETCH,
     GEMM,
-) = range(FIRST, FIRST + 30)
+) = range(FIRST, FIRST + 31)
 
 
 @helper
@@ -206,6 +207,51 @@ def finish_block(
         )
 
 
+@helper
+def place_of(table: int, number: int, last: int) -> tuple[int, int]:
+    """Return the offsets in x and y of what an output reads first, or with `last` reads last.
+
+    In x that is the first channel of the first or last of its taps that lie inside.
+    """
+    grid_width = load_int(table, GRID_WIDTH)
+    grid = load_int(table, GRID_HEIGHT) * grid_width
+    height, width = load_int(table, HEIGHT), load_int(table, WIDTH)
+    image, place = number // grid, number % grid
+    i, j = place // grid_width, place % grid_width
+    row = load_int(table, TOP) + load_int(table, STEP) * i + last * (load_int(table, TAP_ROWS) - 1)
+    left = load_int(table, LEFT) + load_int(table, STEP) * j
+    left += last * (load_int(table, TAP_COLUMNS) - 1)
+    row, left = min(max(row, 0), height - 1), min(max(left, 0), width - 1)
+    x = ((image * height + row) * width + left) * load_int(table, CHANNELS) * 4
+    i = load_int(table, OUT_TOP) + i * load_int(table, OUT_STEP)
+    j = load_int(table, OUT_LEFT) + j * load_int(table, OUT_STEP)
+    pixel = (image * load_int(table, OUT_HEIGHT) + i) * load_int(table, OUT_WIDTH) + j
+    return x, pixel * load_int(table, OUT_CHANNELS) * 4
+
+
+@helper
+def list_wanted(table: int, first: int, rows: int, wanted: int) -> None:
+    """List what a block of outputs will read and write: x, y and residual. No rows, no bytes."""
+    for number in range(2 * WANTED_RANGES):
+        store_int(wanted, number, 0)
+    if rows <= 0:
+        return
+    x, y = place_of(table, first, 0)
+    x_end, y_end = place_of(table, first + rows - 1, 1)
+    x_end += load_int(table, CHANNELS) * 4
+    y_end += load_int(table, OUT_CHANNELS) * 4
+    # where steps leave gaps, most of a range would be fetched for nothing
+    if load_int(table, STEP) <= load_int(table, TAP_ROWS):
+        store_int(wanted, 0, load_int(table, X) + x)
+        store_int(wanted, 1, x_end - x)
+    if load_int(table, OUT_STEP) == 1:
+        store_int(wanted, 2, load_int(table, Y) + y)
+        store_int(wanted, 3, y_end - y)
+        if load_int(table, HAS_RESIDUAL):
+            store_int(wanted, 4, load_int(table, RESIDUAL) + y)
+            store_int(wanted, 5, y_end - y)
+
+
 @kernel
 def direct_blocks(table: int, thread: int, threads: int) -> None:
     """All stages of a block of pixels: an item is a block and a part of the output channels."""
@@ -224,7 +270,8 @@ def direct_blocks(table: int, thread: int, threads: int) -> None:
     depth = padded_depth(all_rows * all_taps * channels)
     all_columns = (load_int(table, OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
 
-    a = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    wanted = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
+    a = wanted + WANTED_BYTES
     flat = a + (depth + LANES) // LANES * block * VECTOR_BYTES
     products = flat + block * flat_bytes(all_rows, all_taps, channels)
     item = next_item(table)
@@ -249,6 +296,12 @@ def direct_blocks(table: int, thread: int, threads: int) -> None:
             taps = max(min(all_taps, load_int(table, WIDTH) - left) - first_tap, 0)
             runs, run = max(tap_rows, 1), taps * channels * (tap_rows > 0)
         gather_block(table, first, rows, by_pixel, first_row, tap_rows, first_tap, taps, a, flat)
+        fetch = 0
+        if load_int(table, FETCH):
+            # most likely this thread's next block
+            following = first + threads * block
+            list_wanted(table, following, min(block, pixels - following), wanted)
+            fetch = wanted
         # one run of depth, or one for each row of the taps in use
         for number in range(runs):
             place = ((first_row + number) * all_taps + first_tap) * channels * (by_pixel >= 0)
@@ -265,6 +318,7 @@ def direct_blocks(table: int, thread: int, threads: int) -> None:
                 run,
                 columns,
                 load_int(table, WEIGHT) + column * depth * TILE_COLUMNS * 4,
+                fetch,
                 number > 0,
             )
         finish_block(table, first, rows, by_pixel, column, columns, products)

@@ -23,6 +23,7 @@ from .vector import (
     Emitter,
     indirect_call,
     ir_kernel,
+    load_int,
 )
 
 STEP = 4
@@ -258,6 +259,31 @@ def chunk_length(depth: int) -> int:
     return max((depth + chunks * LANES - 1) // (chunks * LANES) * LANES, LANES)
 
 
+WANTED_RANGES = 3
+WANTED_BYTES = CACHE_LINE
+"""Of a list of memory that will be wanted soon: an address and a number of bytes for each range."""
+
+
+@helper
+def wanted_size(wanted: int) -> int:
+    """Return the bytes of all ranges."""
+    size = 0
+    for number in range(WANTED_RANGES):
+        size += load_int(wanted, 2 * number + 1)
+    return size
+
+
+@helper
+def wanted_place(wanted: int, offset: int) -> int:
+    """Return the address `offset` bytes into the ranges, taken one after the other."""
+    for number in range(WANTED_RANGES):
+        size = load_int(wanted, 2 * number + 1)
+        if offset < size:
+            return load_int(wanted, 2 * number) + offset
+        offset -= size
+    return load_int(wanted, 0)
+
+
 @helper
 def multiply_block(
     gemm: int,
@@ -272,17 +298,25 @@ def multiply_block(
     depth: int,
     columns: int,
     following: int,
+    wanted: int,
     accumulate: int,
 ) -> None:
     """C (rows, columns, 2L) = [C +] A B for a block of rows, A in the blocked layout.
 
     `columns` counts tiles of 2L columns; B is (columns, b_stride bytes), each a dense (depth, 2L).
-    `following` is where the next block's B is, `gemm` the address of `gemm_blocked`. The depth is
-    cut into chunks of `DEPTH_CHUNK`, so that a chunk of a column of B stays in L1 while the rows
-    pass by.
+    `gemm` is the address of `gemm_blocked`. The depth is cut into chunks of `DEPTH_CHUNK`, so that
+    a chunk of a column of B stays in L1 while the rows pass by.
+
+    Meanwhile memory is fetched, all tiles sharing the work so that it is never idle: the list at
+    `wanted`, or if that is 0 the next part of B, and at last `following`, the next block's B.
     """
     tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
     chunk = chunk_length(depth)
+    share = 0
+    if wanted:
+        chunks = (max(depth, 1) + chunk - 1) // chunk
+        share = wanted_size(wanted) // max(tiles * columns * chunks, 1)
+    fetched = 0
     # a depth of 0 still clears C
     for start in range(0, max(depth, 1), chunk):
         count = min(chunk, depth - start)
@@ -296,19 +330,24 @@ def multiply_block(
                 ahead = b + (start + chunk) * 4 * TILE_COLUMNS - b_chunk
             else:
                 ahead = following - b_chunk
-            # all tiles read the same B and share the fetching, so that memory is never idle
             for tile in range(tiles):
                 row = tile_start(rows, tile)
+                place = ahead + count * 4 * TILE_COLUMNS * tile // tiles
+                pace = (CACHE_LINE + tiles - 1) // tiles
+                if wanted:
+                    place = wanted_place(wanted, fetched) - b_chunk
+                    pace = min(share * CACHE_LINE // (count * 4 * TILE_COLUMNS) + 1, CACHE_LINE)
+                    fetched += share
                 call_gemm(
                     gemm,
                     tile_start(rows, tile + 1) - row,
                     a_chunk + row * VECTOR_BYTES,
                     a_stride,
                     b_chunk,
-                    (CACHE_LINE + tiles - 1) // tiles,
+                    pace,
                     c + row * c_row_stride + column * c_column_stride,
                     c_row_stride,
                     count,
-                    ahead + count * 4 * TILE_COLUMNS * tile // tiles,
+                    place,
                     again,
                 )

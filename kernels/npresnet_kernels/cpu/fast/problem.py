@@ -17,7 +17,7 @@ import numpy.typing as npt
 from . import direct, direct_images, packing, winograd
 from .algorithm import STORED_BYTES, mostly_padding
 from .memory import ALIGNMENT, align, aligned_empty
-from .microkernel import chunk_length, gemm_blocked
+from .microkernel import WANTED_BYTES, chunk_length, gemm_blocked
 from .parallel import Integers, run, thread_count
 from .transforms import Form
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
@@ -395,7 +395,7 @@ class DirectProblem:
         left = (self.depth + LANES) // LANES * self.block
         flat = self.block * direct.flat_bytes(*self.grid.taps, self.channels)
         products = self.block * self.columns * 2
-        return _aligned_bytes((left + products) * VECTOR_BYTES + flat)
+        return _aligned_bytes(WANTED_BYTES + (left + products) * VECTOR_BYTES + flat)
 
     def scratch_floats(self, threads: int) -> int:
         """Return the scratch that `run` needs on so many threads."""
@@ -434,6 +434,9 @@ class DirectProblem:
         # few blocks: several threads gather the same one, each for a part of the columns
         parts = max(1, min(self.columns, ceil_div(ITEMS_PER_THREAD * threads, max(blocks, 1))))
         table[direct.PARTS] = parts
+        # weights that stay in L2 leave the memory to what blocks read and write
+        small = 4 * self.weight_floats <= L2_BYTES // 2
+        table[direct.FETCH] = small and parts == 1 and not self.by_pixel
         run(direct.direct_blocks, table, blocks * parts, threads)
         del bias
 

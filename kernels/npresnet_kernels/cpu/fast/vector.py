@@ -345,6 +345,7 @@ load_int: Callable[[int, int], int] = scalar_load("load_int", I64, "int64")
 load_float: Callable[..., Any] = scalar_load("load_float", FLOAT, "float32")
 store_float: Callable[..., Any] = scalar_store("store_float", FLOAT, "float32")
 load_double: Callable[..., Any] = scalar_load("load_double", DOUBLE, "float64")
+store_int: Callable[[int, int, int], None] = scalar_store("store_int", I64, "int64")
 store_double: Callable[..., Any] = scalar_store("store_double", DOUBLE, "float64")
 
 

@@ -246,6 +246,7 @@ def multiply_packed(
             columns,
             following,
             0,
+            0,
         )
 
 
@@ -292,6 +293,7 @@ def multiply_stored(
                 count,
                 columns,
                 panel + between,
+                0,
                 start > 0,
             )
 
