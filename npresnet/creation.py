@@ -12,7 +12,8 @@ from npresnet import elementary
 from npresnet.backend import Backend, current_backend, for_arrays
 from npresnet.errors import DtypeError, ShapeError
 from npresnet.random import generator
-from npresnet.tensor import ArrayLike, Tensor, _sizes, apply, as_tensor
+from npresnet.shapes import axis_of, sizes_of
+from npresnet.tensor import ArrayLike, Tensor, apply, as_tensor
 from npresnet_kernels.contract import Shape
 
 __all__ = [
@@ -46,7 +47,7 @@ def full(
     size: Sequence[int], fill_value: float, dtype: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Return a tensor of shape ``size`` filled with one value; float32 unless said."""
-    return _filled(current_backend(), _sizes((size,)), fill_value, dtype, requires_grad)
+    return _filled(current_backend(), sizes_of((size,)), fill_value, dtype, requires_grad)
 
 
 def _filled(
@@ -58,17 +59,17 @@ def _filled(
 
 def zeros(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Return zeros: ``zeros(2, 3)`` or ``zeros([2, 3])``."""
-    return full(_sizes(size), 0, dtype, requires_grad)
+    return full(sizes_of(size), 0, dtype, requires_grad)
 
 
 def ones(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Return ones: ``ones(2, 3)`` or ``ones([2, 3])``."""
-    return full(_sizes(size), 1, dtype, requires_grad)
+    return full(sizes_of(size), 1, dtype, requires_grad)
 
 
 def empty(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Return zeros: nothing is ever left unset."""
-    return full(_sizes(size), 0, dtype, requires_grad)
+    return full(sizes_of(size), 0, dtype, requires_grad)
 
 
 def zeros_like(input: Tensor) -> Tensor:
@@ -91,17 +92,17 @@ def randn(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
     The draws are NumPy's, not torch's.
     """
-    return _random(generator().standard_normal(_sizes(size)), dtype, requires_grad)
+    return _random(generator().standard_normal(sizes_of(size)), dtype, requires_grad)
 
 
 def rand(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Return numbers between 0 and 1, seeded by ``manual_seed``."""
-    return _random(generator().random(_sizes(size)), dtype, requires_grad)
+    return _random(generator().random(sizes_of(size)), dtype, requires_grad)
 
 
 def randint(low: int, high: int, size: Sequence[int]) -> Tensor:
     """Return int64 numbers from ``low`` up to, not including, ``high``."""
-    return _random(generator().integers(low, high, _sizes((size,))), np.int64, False)
+    return _random(generator().integers(low, high, sizes_of((size,))), np.int64, False)
 
 
 def arange(*bounds: float, dtype: Any = None) -> Tensor:
@@ -149,7 +150,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     parts = [as_tensor(t) for t in tensors]
     if not parts:
         raise ShapeError("cat needs at least one tensor")
-    axis = parts[0]._axis(dim)
+    axis = axis_of(dim, parts[0].shape)
     rests = {part.shape[:axis] + part.shape[axis + 1 :] for part in parts}
     if len(rests) > 1:
         raise ShapeError(

@@ -10,13 +10,15 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from npresnet import elementary
-from npresnet.backend import adopt, for_arrays, for_data, resolve
+from npresnet.arrays import array_beside, as_array, common_dtype
+from npresnet.backend import adopt, for_arrays, resolve
 from npresnet.errors import DtypeError, GraphError, RangeError, ShapeError
+from npresnet.shapes import axes_of, axis_of, expanded, flattened, order_of, reshaped, sizes_of
 from npresnet.tape import Context, Node, Operation, is_grad_enabled, tracer, walk_back
 from npresnet_kernels.contract import Array, Shape
 
@@ -414,7 +416,7 @@ class Tensor:
 
     def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
         """Return the sum over ``dim`` (all of them if None)."""
-        return apply(elementary.Sum, self, axes=self._axes(dim), keepdims=keepdim)
+        return apply(elementary.Sum, self, axes=axes_of(dim, self.shape), keepdims=keepdim)
 
     def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
         """Return the mean over ``dim`` (all of them if None); NaN over nothing."""
@@ -422,7 +424,7 @@ class Tensor:
             raise DtypeError(
                 f"mean() needs floating-point values, got {self.dtype}: .float() first"
             )
-        axes = self._axes(dim)
+        axes = axes_of(dim, self.shape)
         count = math.prod(self.shape[i] for i in axes)
         if count == 0:
             return self.sum(dim, keepdim) * float("nan")
@@ -436,7 +438,7 @@ class Tensor:
         ShapeError
             If there is nothing to take it of.
         """
-        axes = self._axes(dim) if dim != () else tuple(range(self.ndim))
+        axes = axes_of(dim, self.shape) if dim != () else tuple(range(self.ndim))
         if any(self.shape[i] == 0 for i in axes):
             raise ShapeError(f"amax over dimensions {axes} of shape {self.shape}: nothing is there")
         return apply(elementary.Amax, self, axes=axes, keepdims=keepdim)
@@ -447,14 +449,14 @@ class Tensor:
         with backend.scope():
             if dim is None:
                 return Tensor(backend.xp.asarray(self.data.argmax()))
-            return Tensor(self.data.argmax(axis=self._axis(dim), keepdims=keepdim))
+            return Tensor(self.data.argmax(axis=axis_of(dim, self.shape), keepdims=keepdim))
 
     def max(self, dim: int | None = None, keepdim: bool = False) -> Any:
         """Return the maximum; with ``dim``, the pair (values, indices) along it."""
         backend = for_arrays([self.data])
         if dim is None:
             return self.reshape(-1)[int(self.argmax())]
-        axis = self._axis(dim)
+        axis = axis_of(dim, self.shape)
         with backend.scope():
             picked = self.data.argmax(axis=axis, keepdims=True)
             sizes = tuple(slice(n) for n in picked.shape)
@@ -475,13 +477,7 @@ class Tensor:
         ShapeError
             If the number of elements doesn't fit.
         """
-        wanted = _sizes(shape)
-        try:
-            full = np.broadcast_to(np.zeros((), np.int8), self.shape).reshape(wanted).shape
-        except ValueError:
-            raise ShapeError(
-                f"can't reshape {self.shape} ({self.numel()} elements) to {wanted}"
-            ) from None
+        full = reshaped(self.shape, sizes_of(shape))
         return apply(elementary.Reshape, self, shape=full)
 
     def view(self, *shape: Any) -> Tensor:
@@ -490,25 +486,16 @@ class Tensor:
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         """Return the tensor with dimensions ``start_dim`` to ``end_dim`` made one."""
-        if not self.shape:
-            return self.reshape(1)
-        first, last = self._axis(start_dim), self._axis(end_dim)
-        if first > last:
-            raise RangeError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim}")
-        middle = math.prod(self.shape[first : last + 1])
-        return self.reshape(*self.shape[:first], middle, *self.shape[last + 1 :])
+        return self.reshape(flattened(self.shape, start_dim, end_dim))
 
     def permute(self, *dims: Any) -> Tensor:
         """Return the dimensions in the order ``dims``."""
-        order = tuple(self._axis(i) for i in _sizes(dims))
-        if sorted(order) != list(range(self.ndim)):
-            raise RangeError(f"permute needs each of {self.ndim} dimensions once, got {dims}")
-        return apply(elementary.Permute, self, axes=order)
+        return apply(elementary.Permute, self, axes=order_of(sizes_of(dims), self.shape))
 
     def transpose(self, dim0: int, dim1: int) -> Tensor:
         """Return the tensor with two dimensions exchanged."""
         order = list(range(self.ndim))
-        i, j = self._axis(dim0), self._axis(dim1)
+        i, j = axis_of(dim0, self.shape), axis_of(dim1, self.shape)
         order[i], order[j] = j, i
         return self.permute(*order)
 
@@ -522,7 +509,7 @@ class Tensor:
         """Return the tensor without dimensions of size 1 (or without ``dim``, if that is 1)."""
         if dim is None:
             return self.reshape(tuple(n for n in self.shape if n != 1))
-        axis = self._axis(dim)
+        axis = axis_of(dim, self.shape)
         if self.shape[axis] != 1:
             return self
         return self.reshape(self.shape[:axis] + self.shape[axis + 1 :])
@@ -536,18 +523,7 @@ class Tensor:
 
     def expand(self, *shape: Any) -> Tensor:
         """Return the tensor broadcast to ``shape``; -1 keeps a dimension."""
-        wanted = list(_sizes(shape))
-        ahead = len(wanted) - self.ndim
-        full = tuple(
-            self.shape[i - ahead] if n == -1 and i >= ahead else n for i, n in enumerate(wanted)
-        )
-        try:
-            fits = np.broadcast_shapes(self.shape, full) == full
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ShapeError(f"can't expand {self.shape} to {tuple(wanted)}")
-        return apply(elementary.Expand, self, shape=full)
+        return apply(elementary.Expand, self, shape=expanded(self.shape, sizes_of(shape)))
 
     def __getitem__(self, index: Any) -> Tensor:
         parts = index if isinstance(index, tuple) else (index,)
@@ -557,22 +533,6 @@ class Tensor:
         except IndexError as error:
             # IndexError ends iteration and is what users catch: keep the type, say the shape.
             raise IndexError(f"{error} (shape {self.shape})") from None
-
-    def _axis(self, dim: int) -> int:
-        """Return ``dim`` counted from the front."""
-        if not -self.ndim <= dim < self.ndim:
-            raise RangeError(
-                f"dimension {dim} is out of range for shape {self.shape}: "
-                f"expected {-self.ndim} to {self.ndim - 1}"
-            )
-        return dim % self.ndim
-
-    def _axes(self, dim: int | Sequence[int] | None) -> tuple[int, ...]:
-        if dim is None:
-            return tuple(range(self.ndim))
-        if isinstance(dim, Sequence):
-            return tuple(self._axis(i) for i in dim)
-        return (self._axis(dim),)
 
 
 def tensor(data: ArrayLike, requires_grad: bool = False, dtype: Any = None) -> Tensor:
@@ -597,7 +557,7 @@ def tensor(data: ArrayLike, requires_grad: bool = False, dtype: Any = None) -> T
         If they live on a device that can't be used.
     """
     given = data.data if isinstance(data, Tensor) else adopt(data)
-    array = _array(given, dtype)
+    array = as_array(given, dtype)
     converted = array.dtype != getattr(given, "dtype", array.dtype)
     fresh = converted or isinstance(given, int | float | list | tuple)
     with for_arrays([array]).scope():
@@ -606,29 +566,7 @@ def tensor(data: ArrayLike, requires_grad: bool = False, dtype: Any = None) -> T
 
 def as_tensor(data: ArrayLike) -> Tensor:
     """Return ``data`` if it is a tensor, else a tensor around it, copying only where it must."""
-    return data if isinstance(data, Tensor) else Tensor(_array(data))
-
-
-def _array(data: ArrayLike, dtype: Any = None) -> Array:
-    """Return numbers as an array, on the device they live on or else of the backend in force.
-
-    Dtypes are torch's.
-    """
-    data = adopt(data)
-    backend = for_data(data)
-    if backend.owns(data):
-        array = cast(Array, data)
-    else:
-        try:
-            array = backend.asarray(data)
-        except (ValueError, TypeError) as error:
-            raise DtypeError(f"can't make a tensor of {type(data).__name__}: {error}") from None
-        if dtype is None and array.dtype == np.float64 and not hasattr(data, "dtype"):
-            dtype = np.float32
-    if array.dtype.kind not in "fiub":
-        raise DtypeError(f"a tensor holds numbers, got {type(data).__name__} ({array.dtype})")
-    with backend.scope():
-        return array if dtype is None else array.astype(dtype, copy=False)
+    return data if isinstance(data, Tensor) else Tensor(as_array(data))
 
 
 def record(
@@ -686,34 +624,11 @@ def _binary(operation: type[Operation], left: ArrayLike, right: ArrayLike) -> Te
     if operation is elementary.Divide and x.dtype.kind in "iub" and y.dtype.kind in "iub":
         x, y = x.float(), y.float()
     if x.dtype != y.dtype:
-        common = _common_dtype(x, y)
+        common = common_dtype(x.dtype, y.dtype)
         x, y = x.to(common), y.to(common)
     return apply(operation, x, y)
 
 
-def _common_dtype(x: Tensor, y: Tensor) -> np.dtype[Any]:
-    """Return the dtype of x op y: as NumPy, but an integer never widens a float (torch)."""
-    floats = [t.dtype for t in (x, y) if t.dtype.kind == "f"]
-    return floats[0] if len(floats) == 1 else np.promote_types(x.dtype, y.dtype)
-
-
 def _operand(value: object, beside: Tensor) -> Array:
-    """Return what stands beside a tensor in an expression as an array on the tensor's device."""
-    if isinstance(value, Tensor):
-        return value.data
-    backend = for_arrays([beside.data])
-    if isinstance(value, bool | int | float):
-        kind = beside.dtype if beside.dtype.kind == "f" else None
-        if kind is None and isinstance(value, float):
-            kind = np.dtype(np.float32)
-        if kind is None and beside.dtype.kind in "iu" and not isinstance(value, bool):
-            kind = beside.dtype
-        return backend.asarray(value, dtype=kind)
-    return _array(value)
-
-
-def _sizes(arguments: tuple[Any, ...]) -> tuple[int, ...]:
-    """Accept sizes one by one or as one sequence."""
-    if len(arguments) == 1 and isinstance(arguments[0], Sequence):
-        arguments = tuple(arguments[0])
-    return tuple(int(n) for n in arguments)
+    """Return what stands beside a tensor in an expression as an array."""
+    return value.data if isinstance(value, Tensor) else array_beside(value, beside.data)
