@@ -83,6 +83,15 @@ class Backend:
         """Whether plans can run here: what can't is run eagerly."""
         return True
 
+    @property
+    def reads_at_once(self) -> bool:
+        """Whether the host reads an element without waiting for a device."""
+        return True
+
+    def computing_in(self, precision: str) -> contextlib.AbstractContextManager[None]:
+        """Return a :meth:`scope` in which float32 products are taken as a plan's precision says."""
+        return _NO_SCOPE
+
     def plan_precision(self, precision: str | None) -> str:
         """Return what a plan is to compute in here, one of `PRECISIONS`.
 
@@ -177,6 +186,16 @@ class _GpuBackend(Backend):
     @property
     def can_plan(self) -> bool:
         return self.plan_kernels is not None
+
+    @property
+    def reads_at_once(self) -> bool:
+        return False
+
+    @contextlib.contextmanager
+    def computing_in(self, precision: str) -> Iterator[None]:
+        products = "tf32" if precision == "tf32" else "fp32"
+        with self.scope(), _product_settings().use_precision(products):
+            yield
 
     def _able(self, precision: str | None) -> str:
         if precision in ("tf32", "bf16"):

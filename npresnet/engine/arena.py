@@ -9,39 +9,35 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from npresnet.engine.passes.plan_memory import ALIGNMENT
 from npresnet_kernels.contract import Array
 
-__all__ = ["Arena", "ArenaPool", "aligned"]
+__all__ = ["Arena", "ArenaPool"]
 
 KEPT = 4
 """Arenas that a pool keeps for later calls; threads beyond that free theirs."""
 
 
-def aligned(size: int) -> Array:
-    """Return so many bytes of memory that begin at a cache line."""
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size]
-
-
 class Arena:
-    """One block of memory.
+    """One block of memory, and working memory beside it.
 
     Parameters
     ----------
     size : int
         Bytes.
+    memory : callable
+        Gives so many bytes as an aligned array of uint8.
     """
 
-    def __init__(self, size: int) -> None:
-        self._memory = aligned(size)
-        self._scratch = aligned(0).view(np.float32)
-        self.views: dict[int, list[Array]] = {}
-        """By batch, what a plan sees in the arena: made once, used by every later call."""
+    def __init__(self, size: int, memory: Callable[[int], Array]) -> None:
+        self._make = memory
+        self._memory = memory(size)
+        self._scratch = memory(0).view(np.float32)
+        self.seats: dict[int, Any] = {}
+        """By batch, what a plan keeps for its runs in this arena: made once."""
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         """Return a C-contiguous array at an offset."""
@@ -58,7 +54,7 @@ class Arena:
     def scratch(self, floats: int) -> Array:
         """Return working memory of at least so many float32."""
         if self._scratch.size < floats:
-            self._scratch = aligned(4 * floats).view(np.float32)
+            self._scratch = self._make(4 * floats).view(np.float32)
         return self._scratch
 
 
@@ -78,14 +74,23 @@ class ArenaPool:
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Arena]:
-        """Give an arena to a ``with`` block."""
+        """Give an arena to a ``with`` block; where memory runs out, all of them are let go."""
         with self._lock:
             arena = self._free.pop() if self._free else None
-        if arena is None:
-            arena = self._make()
         try:
+            if arena is None:
+                arena = self._make()
             yield arena
-        finally:
+        except MemoryError:
             with self._lock:
-                if len(self._free) < KEPT:
-                    self._free.append(arena)
+                self._free.clear()
+            raise
+        except BaseException:
+            self._put(arena)
+            raise
+        self._put(arena)
+
+    def _put(self, arena: Arena | None) -> None:
+        with self._lock:
+            if arena is not None and len(self._free) < KEPT:
+                self._free.append(arena)

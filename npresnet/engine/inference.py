@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npresnet.backend import Backend, adopt, for_arrays, use_backend
+from npresnet.backend import use_backend
 from npresnet.engine.arena import Arena, ArenaPool
 from npresnet.engine.batch import grows
 from npresnet.engine.graph import INTERMEDIATE, Graph, Node, Value
@@ -18,10 +19,20 @@ from npresnet.engine.passes.choose_algorithm import choose_algorithm
 from npresnet.engine.passes.fold_batch_norm import fold_batch_norm
 from npresnet.engine.passes.fuse_epilogue import fuse_epilogue
 from npresnet.engine.passes.plan_memory import Buffer, plan_memory
+from npresnet.engine.recording import Recorder, Recording
+from npresnet.engine.request import (
+    checked_shape,
+    chosen_precision,
+    home,
+    plannable,
+    received,
+    takes_fallback,
+)
 from npresnet.engine.steps import Frame, Step, inference_step
+from npresnet.engine.storage import STORED, Storage
 from npresnet.engine.trace import trace_any_batch
 from npresnet.engine.weights import Prepared, prepare
-from npresnet.errors import BackendError, DtypeError, GraphError, RangeError, ShapeError
+from npresnet.errors import GraphError, RangeError
 from npresnet.functional.activation import Dropout
 from npresnet.nn import Module
 from npresnet.nn.module import structure_version
@@ -29,132 +40,7 @@ from npresnet.tape import no_grad
 from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array
 
-__all__ = [
-    "EagerPlan",
-    "InferencePlan",
-    "checked_shape",
-    "chosen_precision",
-    "compile",
-    "home",
-    "plannable",
-    "received",
-    "takes_fallback",
-]
-
-
-def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return a plan's shape as a tuple.
-
-    Raises
-    ------
-    ShapeError
-        If it isn't a batch and the sizes of an image, all at least 1.
-    """
-    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-    if len(sizes) < 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
-        raise ShapeError(
-            f"a plan needs the shape of a batch, for instance (8, 3, 224, 224), got {shape!r}"
-        )
-    return tuple(int(n) for n in sizes)
-
-
-def home(model: Module) -> tuple[Backend, np.dtype[Any]]:
-    """Return the backend that a model lives on, and the dtype it computes in."""
-    tensors = [*model.parameters(), *model.buffers()]
-    floats = [t.dtype for t in tensors if t.dtype.kind == "f"]
-    return for_arrays([t.data for t in tensors]), floats[0] if floats else np.dtype(np.float32)
-
-
-SIXTEEN_BITS = ("fp16", "bf16")
-
-
-def chosen_precision(model: Module, precision: str | None) -> str:
-    """Return what a plan of a model is to compute in, checked; None: as its backend does.
-
-    Raises
-    ------
-    BackendError
-        If there is no such precision, or the model's backend can't compute in it.
-    DtypeError
-        If it has 16 bits and the model isn't in float32.
-    """
-    backend, dtype = home(model)
-    word = backend.plan_precision(precision)
-    if word in SIXTEEN_BITS and dtype != np.float32:
-        raise DtypeError(
-            f"precision {word!r} is for models in float32, whose weights the plan rounds itself, "
-            f"got {dtype}: call model.float()"
-        )
-    return word
-
-
-def takes_fallback(fallback: str | None, precision: str, error: GraphError) -> None:
-    """Raise the error that kept a model from becoming a plan, unless it may run eagerly."""
-    if fallback is None:
-        raise error
-    if precision in SIXTEEN_BITS:
-        raise GraphError(
-            f"precision {precision!r} needs a plan, and there is none: {error}"
-        ) from error
-
-
-def plannable(model: Module) -> None:
-    """Raise a GraphError if the backend that a model lives on can't run plans."""
-    backend = home(model)[0]
-    if not backend.can_plan:
-        raise GraphError(
-            f"backend {backend.name!r} has no plans: call the model itself, or pass "
-            'fallback="eager" for something that is called like a plan'
-        )
-
-
-def received(x: Any, shape: tuple[int, ...], dtype: Any, backend: Backend) -> Array:
-    """Return the array in ``x``, checked against what a plan was made for.
-
-    Raises
-    ------
-    ShapeError, DtypeError, BackendError
-        If it doesn't fit.
-    """
-    array = x.data if isinstance(x, Tensor) else adopt(x)
-    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
-        raise DtypeError(f"a plan takes an array or a Tensor, got {type(x).__name__}")
-    if not backend.owns(array):
-        raise BackendError(
-            f"the input doesn't live on the {backend.device}, where the plan runs: call "
-            f'tensor.to("{backend.device}")'
-        )
-    if array.dtype != dtype:
-        raise DtypeError(
-            f"the plan was made for {dtype}, got {array.dtype}: convert the input "
-            f'(x.astype("{dtype}")), or compile the model in that dtype'
-        )
-    if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
-        raise ShapeError(
-            f"the plan was made for inputs of shape (up to {shape[0]}, "
-            f"{', '.join(map(str, shape[1:]))}), got {array.shape}: compile one for that shape"
-        )
-    if len(array) > shape[0]:
-        raise ShapeError(
-            f"the plan was made for batches of up to {shape[0]}, got {len(array)}: split the "
-            "batch, or compile a plan for it"
-        )
-    result: Array = array
-    return result
-
-
-def entered(x: Array, memory: Array | None, kernels: PlanKernels | None) -> Array:
-    """Return a plan's input in the memory order that fast kernels want, in ``memory`` if need be.
-
-    Without memory for it, the input is handed through.
-    """
-    if memory is None or kernels is None or x.transpose(0, 2, 3, 1).flags.c_contiguous:
-        return x
-    if x.flags.c_contiguous:
-        kernels.to_channels_last(x, memory.transpose(0, 2, 3, 1))
-    else:
-        memory[...] = x
-    return memory
+__all__ = ["EagerPlan", "InferencePlan", "arrays_of", "compile"]
 
 
 class InferencePlan:
@@ -163,7 +49,9 @@ class InferencePlan:
     Call it with an array or a Tensor; the result is a new one of the same kind. Several threads
     may call it at once. The model is watched: a plan prepares anew what depends on parameters that
     changed, and compiles itself anew when a layer, parameter or buffer is another one than before,
-    or the model was moved or converted.
+    or the model was moved or converted. Where the backend can record what a run does, the runs for
+    a batch are replayed from the third on; what makes arrays of its own (an operation without a
+    plan kernel) is in the way of that.
 
     Attributes
     ----------
@@ -207,19 +95,23 @@ class InferencePlan:
         kernels: PlanKernels | None = None
         if self._fast and self.dtype == np.float32:
             kernels = self.backend.plan_kernels
-        graph = trace_any_batch(model, shape, self.dtype)
-        graph = fuse_epilogue(fold_batch_norm(graph))
-        self.graph = graph = choose_algorithm(graph, kernels, algorithm)
         self._kernels = kernels
+        self._recorder: Recorder | None = None
+        stored: np.dtype[Any] = self.dtype
         if kernels is not None:
             kernels.announce()
-
-        self._fixed, flowing = _by_parameters(graph)
-        self._steps = [inference_step(node, self.backend, kernels) for node in flowing]
-        self._kept = _kept(graph, self._steps)
-        self._layout, self._arena_bytes = self._plan_memory()
-        self._arenas = ArenaPool(lambda: Arena(self._arena_bytes))
-        self._prepared = self._prepare()
+            self._recorder, stored = kernels.recorder(), STORED[self.precision]
+        with self.backend.computing_in(self.precision):
+            graph = trace_any_batch(model, shape, self.dtype)
+            graph = fuse_epilogue(fold_batch_norm(graph))
+            self.graph = graph = choose_algorithm(graph, kernels, algorithm, stored)
+            self._storage = storage = Storage(stored, self.backend, kernels, graph.nodes)
+            self._fixed, flowing = _by_parameters(graph)
+            self._steps = [inference_step(n, self.backend, kernels, storage) for n in flowing]
+            self._kept = _kept(graph, self._steps)
+            self._layout, self._arena_bytes = self._plan_memory()
+            self._arenas = ArenaPool(self._new_arena)
+            self._prepared = self._prepare()
 
     # ------------------------------------------------------------------ running
 
@@ -245,7 +137,8 @@ class InferencePlan:
         array = received(x, self.shape, self.dtype, self.backend)
         if self.graph.batch not in (None, len(array)):
             return self._other(len(array))(x)
-        outputs = self._run(array, prepared)
+        with self.backend.computing_in(self.precision):
+            outputs = self._run(array, prepared)
         if isinstance(x, Tensor):
             return self.graph.rebuild([Tensor(y) for y in outputs])
         return self.graph.rebuild(outputs)
@@ -263,20 +156,35 @@ class InferencePlan:
             xp = self.backend.xp
             return [xp.empty(v.shape_at(0), v.dtype) for v in self.graph.outputs]
         with self._arenas.lend() as arena, no_grad(), np.errstate(all="ignore"):
-            if batch not in arena.views:
-                arena.views[batch] = self._views(arena, batch)
-            values = dict(prepared.values)
-            values.update(zip(self._layout, arena.views[batch], strict=True))
+            if batch not in arena.seats:
+                arena.seats[batch] = _Seat(self._views(arena, batch), Recording(self._recorder))
+            seat: _Seat = arena.seats[batch]
             entry = self.graph.inputs[0]
-            values[entry] = entered(x, values.get(entry), self._kernels)
+            memory = seat.views.get(entry)
+            entered = self._storage.enter(x, memory, self._recorder is not None)
             threads = 0 if self._kernels is None else self._kernels.thread_count()
-            frame = Frame(values, batch, arena.scratch(self._scratch_floats(threads)))
-            for step, pack in zip(self._steps, prepared.packs, strict=True):
-                step.run(frame, pack)
-                for value in step.done:
-                    del values[value]
+            scratch = arena.scratch(self._scratch_floats(threads))
+
+            def run() -> tuple[list[Array], bool]:
+                frame = Frame(
+                    {**prepared.values, **seat.views, entry: entered},
+                    batch,
+                    scratch,
+                    self._storage,
+                )
+                for step, pack in zip(self._steps, prepared.packs, strict=True):
+                    step.run(frame, pack)
+                    for value in step.done:
+                        del frame.values[value]
+                made = [frame.values[v] for v in self.graph.outputs]
+                return made, frame.repeatable and entered is memory
+
+            outputs = seat.recording(run, [prepared])
             # copies: the arena is somebody else's in a moment
-            return [values[v].copy(order="K") for v in self.graph.outputs]
+            return [
+                y.copy(order="K") if y.dtype == v.dtype else self._storage.converted(y, v.dtype)
+                for v, y in zip(self.graph.outputs, outputs, strict=True)
+            ]
 
     def _current(self) -> Prepared:
         """Return what the parameters, as they are now, come to."""
@@ -295,7 +203,7 @@ class InferencePlan:
 
     def _prepare(self) -> Prepared:
         outside = self.graph.outside()
-        with np.errstate(all="ignore"):
+        with self.backend.computing_in(self.precision), np.errstate(all="ignore"):
             return prepare(outside, self._fixed, self._steps, self._kept, self.backend)
 
     def _other(self, batch: int) -> InferencePlan:
@@ -315,29 +223,59 @@ class InferencePlan:
         last = _last_reads(self._steps, self.graph.outputs)
         first = {step.node.output: i for i, step in enumerate(self._steps) if step.buffered}
         entry = self.graph.inputs[0]
-        if self._kernels is not None and len(entry.shape) == 4 and entry in last:
+        if self._kernels is not None and entry in last:
             first[entry] = 0
         for value, number in last.items():
             if value not in first and value.kind == INTERMEDIATE and number < len(self._steps):
                 self._steps[number].done.append(value)
         batch = self.shape[0]
-        buffers = [Buffer(v.bytes_at(batch), start, last[v]) for v, start in first.items()]
+        buffers = [
+            Buffer(self._storage.bytes_at(v, batch), start, last[v]) for v, start in first.items()
+        ]
         offsets, size = plan_memory(buffers)
         return dict(zip(first, offsets, strict=True)), size
 
-    def _views(self, arena: Arena, batch: int) -> list[Array]:
+    def _new_arena(self) -> Arena:
+        kernels = self._kernels
+        return Arena(self._arena_bytes, _nothing if kernels is None else kernels.memory)
+
+    def _views(self, arena: Arena, batch: int) -> dict[Value, Array]:
         """Return each buffered value's memory, maps as logical (N, C, H, W)."""
-        return [arena.place(o, v.shape_at(batch), v.dtype) for v, o in self._layout.items()]
+        return {
+            v: arena.place(o, v.shape_at(batch), self._storage.of(v))
+            for v, o in self._layout.items()
+        }
 
     def _scratch_floats(self, threads: int) -> int:
         """Return what the steps need on so many threads, worked out once for each number."""
         if threads not in self._scratch:
-            needs = (step.scratch_floats(threads) for step in self._steps)
+            needs = (step.scratch_floats(threads, self.shape[0]) for step in self._steps)
             self._scratch[threads] = max(needs, default=0)
         return self._scratch[threads]
 
     def __repr__(self) -> str:
         return f"<inference plan of {type(self._model).__name__} for {self.shape}, {self.dtype}>"
+
+
+@dataclass
+class _Seat:
+    """What a plan keeps in an arena for one batch.
+
+    Attributes
+    ----------
+    views : dict of Value to array
+        The memory of values that fast steps write.
+    recording : Recording
+        Of the runs.
+    """
+
+    views: dict[Value, Array]
+    recording: Recording[list[Array]]
+
+
+def _nothing(size: int) -> Array:
+    """Return the memory of a plan without plan kernels, which puts nothing there."""
+    return np.empty(0, np.uint8)
 
 
 class EagerPlan:
@@ -371,20 +309,20 @@ class EagerPlan:
         finally:
             for module, mode in modes:
                 module.__dict__["training"] = mode
-        return output if isinstance(x, Tensor) else _arrays(output)
+        return output if isinstance(x, Tensor) else arrays_of(output)
 
     def refresh(self) -> None:
         """Do nothing: eager execution reads the parameters each time."""
 
 
-def _arrays(output: Any) -> Any:
+def arrays_of(output: Any) -> Any:
     """Return tensors as arrays, whatever holds them."""
     if isinstance(output, Tensor):
         return output.data
     if isinstance(output, tuple | list):
-        return type(output)(_arrays(part) for part in output)
+        return type(output)(arrays_of(part) for part in output)
     if isinstance(output, dict):
-        return {key: _arrays(part) for key, part in output.items()}
+        return {key: arrays_of(part) for key, part in output.items()}
     return output
 
 

@@ -1,24 +1,80 @@
 """What a plan asks of a backend beyond the contract: kernels that write into given memory.
 
-Activations are (N, H, W, C), C-contiguous float32. A backend that has such kernels offers a module
-of them as :attr:`npresnet.backend.Backend.plan_kernels`.
+Maps are (N, H, W, C), C-contiguous, in the plan's storage type: float32, float16, or bfloat16,
+whose bits a uint16 array holds. Features (N, C), logits, parameters, statistics and gradients of
+parameters are float32. ``scratch`` is working memory, as float32, at least as large as the function
+beside it says. A backend that has such kernels offers a module of them as
+:attr:`npresnet.backend.Backend.plan_kernels`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import numpy as np
+
+from npresnet.engine.recording import Recorder
 from npresnet_kernels.contract import Array, Pair, Shape
 
-__all__ = ["Convolution", "PlanKernels"]
+__all__ = ["Convolution", "Dense", "PlanKernels", "RecordedKernels"]
+
+
+class Dense(Protocol):
+    """A linear layer of one shape; it knows neither batch nor weights."""
+
+    @property
+    def packed_size(self) -> int:
+        """Elements of the storage type that ``pack`` makes."""
+        ...
+
+    @property
+    def packed_grad_size(self) -> int:
+        """Elements of the storage type that ``pack_grad_input`` makes."""
+        ...
+
+    def scratch_floats(self, threads: int, training: bool = False, batch: int = 1) -> int:
+        """Return how much scratch memory the calls below need, for up to so many images."""
+        ...
+
+    def pack(self, weight: Array, out: Array | None = None) -> Array:
+        """Return weights (O, I) as ``forward`` reads them."""
+        ...
+
+    def pack_grad_input(self, weight: Array, out: Array | None = None) -> Array:
+        """Return weights as ``grad_input`` reads them."""
+        ...
+
+    def forward(
+        self, x: Array, packed: Array, y: Array, scratch: Array, bias: Array | None = None
+    ) -> None:
+        """Y = x W^T + bias, (N, I) to (N, O)."""
+        ...
+
+    def grad_input(self, grad_y: Array, packed_grad: Array, grad_x: Array, scratch: Array) -> None:
+        """Write the gradient of x."""
+        ...
+
+    def grad_weight(self, x: Array, grad_y: Array, grad_weight: Array, scratch: Array) -> None:
+        """Write the gradient of the weights (O, I)."""
+        ...
 
 
 class Convolution(Protocol):
     """A convolution of one layer's shape; it knows neither batch nor weights."""
 
-    def scratch_floats(self, threads: int, training: bool = False) -> int:
-        """Return how much scratch memory the calls below need."""
+    @property
+    def packed_size(self) -> int:
+        """Elements of the storage type that ``pack`` makes."""
+        ...
+
+    @property
+    def packed_grad_size(self) -> int:
+        """Elements of the storage type that ``pack_grad_input`` makes."""
+        ...
+
+    def scratch_floats(self, threads: int, training: bool = False, batch: int = 1) -> int:
+        """Return how much scratch memory the calls below need, for up to so many images."""
         ...
 
     def pack(self, weight: Array, out: Array | None = None) -> Array:
@@ -62,6 +118,17 @@ class Convolution(Protocol):
 class PlanKernels(Protocol):
     """A module of plan kernels."""
 
+    STATISTICS: np.dtype[Any]
+    """What means and variances of batches are kept in."""
+
+    def memory(self, size: int) -> Array:
+        """Return so many uninitialised bytes as an aligned array of uint8."""
+        ...
+
+    def recorder(self) -> Recorder | None:
+        """Return what records a run, with the kernels of `RecordedKernels` beside; else None."""
+        ...
+
     def choose_algorithm(
         self,
         maps: Shape,
@@ -71,22 +138,45 @@ class PlanKernels(Protocol):
         dilation: Pair,
         groups: int,
         asked: str,
+        dtype: np.dtype[Any],
     ) -> str:
         """Return the algorithm for maps (C, H, W), ``"im2col"`` if only the contract's fits."""
         ...
 
     def convolution(
-        self, maps: Shape, weight: Shape, stride: Pair, padding: Pair, algorithm: str
+        self,
+        maps: Shape,
+        weight: Shape,
+        stride: Pair,
+        padding: Pair,
+        algorithm: str,
+        dtype: np.dtype[Any],
     ) -> Convolution:
-        """Return the convolution of a layer's shape."""
+        """Return the convolution of a layer's shape, for maps in a storage type."""
+        ...
+
+    def dense(self, in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:
+        """Return the linear layer of a shape; it multiplies in ``dtype``, or better."""
         ...
 
     def thread_count(self) -> int:
         """Return how many threads kernels use now."""
         ...
 
+    def cast(self, x: Array, out: Array) -> None:
+        """Write x in another element type."""
+        ...
+
+    def add(self, x: Array, y: Array, out: Array) -> None:
+        """Write x + y, maps of the storage type; ``out`` may be x."""
+        ...
+
     def to_channels_last(self, x: Array, out: Array) -> None:
-        """Write (N, C, H, W), C-contiguous, as (N, H, W, C)."""
+        """Write (N, C, H, W), C-contiguous float32, as (N, H, W, C) in the type of ``out``."""
+        ...
+
+    def channel_sum(self, x: Array, out: Array, scratch: Array) -> None:
+        """Write the sum of each channel of (N, H, W, C) or (N, C)."""
         ...
 
     def takes_max_pool(self, kernel_size: Pair, stride: Pair, padding: Pair) -> bool:
@@ -118,15 +208,30 @@ class PlanKernels(Protocol):
         ...
 
     def average_pool_forward(self, x: Array, y: Array) -> None:
-        """Mean over all pixels, (N, H, W, C) to (N, C)."""
+        """Mean over all pixels, (N, H, W, C) to float32 (N, C)."""
         ...
 
     def average_pool_backward(self, grad_y: Array, grad_x: Array) -> None:
         """Gradient of :meth:`average_pool_forward`."""
         ...
 
-    def moments(self, x: Array, out: Array | None = None) -> Array:
-        """Mean and biased variance of each channel, (2, C) float64."""
+    def norm_scratch_bytes(self, rows: int, channels: int) -> int:
+        """Return the scratch that `channel_sum` and the functions below need for N*H*W rows."""
+        ...
+
+    def moments(self, x: Array, out: Array, scratch: Array) -> None:
+        """Write mean and biased variance of each channel, (2, C) of `STATISTICS`."""
+        ...
+
+    def update_running_(
+        self,
+        moments: Array,
+        running_mean: Array,
+        running_var: Array,
+        momentum: float,
+        count: int,
+    ) -> None:
+        """Move running statistics towards a batch's, which had ``count`` values a channel."""
         ...
 
     def batch_norm_forward(
@@ -153,12 +258,16 @@ class PlanKernels(Protocol):
         gamma: Array,
         beta: Array,
         grad_x: Array,
-        relu: bool = False,
-        y: Array | None = None,
-        grad_residual: Array | None = None,
-        eps: float = 1e-5,
-    ) -> tuple[Array, Array]:
-        """Write the gradients of x and the residual; return those of gamma and beta.
+        relu: bool,
+        y: Array | None,
+        grad_residual: Array | None,
+        eps: float,
+        *,
+        grad_gamma: Array,
+        grad_beta: Array,
+        scratch: Array,
+    ) -> None:
+        """Write the gradients of x, the residual, gamma and beta.
 
         ``y`` is asked for if a residual was added before a ReLU. The gradient of the residual, or
         else that of x, may take the place of ``grad_y``.
@@ -177,4 +286,72 @@ class PlanKernels(Protocol):
 
     def announce(self) -> None:
         """Say on stderr that kernels are compiled, if none are kept from an earlier run."""
+        ...
+
+
+class RecordedKernels(PlanKernels, Protocol):
+    """What a module with a recorder offers too: what ends a training step, all on the device.
+
+    Numbers that change from step to step are read from the device's memory. ``clock`` (2,) float64
+    is the learning rate and the steps done before; ``scaling`` (3,) float32 is the loss scale, 1
+    over it, and whether all gradients are finite (1 or 0). Where they aren't, updates change
+    nothing.
+    """
+
+    def cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        loss: Array,
+        grad_logits: Array,
+        scale: Array,
+        *,
+        ignore_index: int,
+        label_smoothing: float,
+        scratch: Array,
+    ) -> None:
+        """Write the mean loss (1,) of (N, C), and its gradient times ``scale`` (1,).
+
+        ``scratch`` has a float32 for each row.
+        """
+        ...
+
+    def update_table(
+        self, parameters: Sequence[Array], grads: Sequence[Array], *states: Sequence[Array]
+    ) -> Any:
+        """Return tensors that are updated alike, with their states; not while recording."""
+        ...
+
+    def all_finite(self, tables: Sequence[Any], scaling: Array) -> None:
+        """Write to ``scaling`` whether all gradients are finite."""
+        ...
+
+    def sgd_step_(
+        self,
+        table: Any,
+        clock: Array,
+        scaling: Array,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None:
+        """Take one step of SGD; after 0 steps the momentum begins as the direction."""
+        ...
+
+    def adamw_step_(
+        self,
+        table: Any,
+        clock: Array,
+        scaling: Array,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        """Take one step of AdamW."""
+        ...
+
+    def count_step_(self, clock: Array, scaling: Array) -> None:
+        """Count a step, if it was taken."""
         ...

@@ -10,12 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from npresnet.engine.graph import Node
 from npresnet.functional.conv import Conv2d
 from npresnet.functional.norm import BatchNorm
+from npresnet.functional.pool import AdaptiveAvgPool2d
 from npresnet.tape import Context, Operation
 from npresnet_kernels.contract import Array
 
-__all__ = ["ConvEpilogue", "Detach", "FoldedBias", "FoldedWeight", "NormActivation"]
+__all__ = [
+    "ConvEpilogue",
+    "Detach",
+    "FoldedBias",
+    "FoldedWeight",
+    "NormActivation",
+    "is_whole_mean",
+]
 
 
 class Detach(Operation):
@@ -156,3 +165,8 @@ class NormActivation(Operation):
         inner = Context(ctx.backend, ctx.needs_grad[:5])
         inner.save(*saved)
         return (*BatchNorm.backward(inner, grad_output), grad_output if has_residual else None)
+
+
+def is_whole_mean(node: Node) -> bool:
+    """Return whether a node takes the mean over each whole map."""
+    return node.operation is AdaptiveAvgPool2d and node.attributes["output_size"] == (1, 1)

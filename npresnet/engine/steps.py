@@ -12,17 +12,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from npresnet.backend import Backend
+from npresnet.elementary import Reshape
 from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels
-from npresnet.engine.operations import ConvEpilogue
+from npresnet.engine.operations import ConvEpilogue, is_whole_mean
+from npresnet.engine.storage import Storage, dense
 from npresnet.functional.linear import Linear
 from npresnet.functional.norm import BatchNorm
-from npresnet.functional.pool import AdaptiveAvgPool2d, MaxPool2d
+from npresnet.functional.pool import MaxPool2d
 from npresnet.tape import Context
 from npresnet_kernels.contract import Array
 
-__all__ = ["Frame", "Step", "inference_step", "is_plain_max", "is_whole_mean", "nhwc"]
+__all__ = ["Frame", "Step", "inference_step", "is_plain_max"]
 
 Lookup = Callable[[Value], Array]
 
@@ -38,19 +40,49 @@ class Frame:
         Images in this call.
     scratch : array
         Working memory of the step that runs.
+    storage : Storage
+        What maps are kept in.
+    repeatable : bool
+        Whether all that was computed so far lies in memory that the plan keeps.
     """
 
-    __slots__ = ("batch", "scratch", "values")
+    __slots__ = ("batch", "repeatable", "scratch", "storage", "values")
 
-    def __init__(self, values: dict[Value, Array], batch: int, scratch: Array) -> None:
+    def __init__(
+        self, values: dict[Value, Array], batch: int, scratch: Array, storage: Storage
+    ) -> None:
         self.values = values
         self.batch = batch
         self.scratch = scratch
+        self.storage = storage
+        self.repeatable = True
 
+    def dense(self, x: Array) -> Array:
+        """Return an array C-contiguous."""
+        if x.flags.c_contiguous:
+            return x
+        self.repeatable = False
+        return x.copy()
 
-def nhwc(x: Array) -> Array:
-    """(N, C, H, W) to C-contiguous (N, H, W, C): a view of what kernels made."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    def maps(self, value: Value) -> Array:
+        """Return maps as plan kernels take them: dense (N, H, W, C), in the storage type."""
+        x = self.values[value]
+        if x.dtype != self.storage.dtype:
+            self.repeatable = False
+            x = self.storage.converted(x, self.storage.dtype)
+        return self.dense(x.transpose(0, 2, 3, 1))
+
+    def operands(self, node: Node) -> list[Array | None]:
+        """Return a node's inputs as its own forward takes them."""
+        return [
+            None if v is None else self.storage.converted(self.values[v], v.dtype)
+            for v in node.inputs
+        ]
+
+    def put(self, value: Value, result: Array) -> None:
+        """Keep what an operation's own forward made."""
+        self.repeatable = False
+        self.values[value] = self.storage.converted(result, self.storage.of(value))
 
 
 class Step:
@@ -84,32 +116,31 @@ class Step:
     def prepare(self, lookup: Lookup) -> Any:
         """Return what can be worked out of the parameters once."""
 
-    def scratch_floats(self, threads: int) -> int:
-        """Return the float32 of working memory that :meth:`run` needs."""
+    def scratch_floats(self, threads: int, batch: int) -> int:
+        """Return the float32 of working memory that :meth:`run` needs, for up to ``batch``."""
         return 0
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
         node = self.node
-        arrays = [None if v is None else frame.values[v] for v in node.inputs]
         attributes = resolve(node.attributes, frame.batch)
         context = Context(self.context.backend, self.context.needs_grad)
-        result = node.operation.forward(context, *arrays, **attributes)
-        frame.values[node.output] = context.xp.asarray(result)
+        result = node.operation.forward(context, *frame.operands(node), **attributes)
+        frame.put(node.output, context.xp.asarray(result))
 
-    def maps(self, frame: Frame, position: int) -> Array:
-        """Return an input as (N, H, W, C)."""
-        value = self.node.inputs[position]
-        assert value is not None
-        return nhwc(frame.values[value])
 
-    def vector(self, position: int, frame: Frame, default: float) -> Array:
-        """Return an input of one number a channel, or a constant if there is none."""
-        value = self.node.inputs[position]
-        if value is not None:
-            return np.ascontiguousarray(frame.values[value])
-        channels = self.node.output.shape[1]
-        return np.full(channels, default, self.node.output.dtype)
+class View(Step):
+    """Another shape for the same elements, in the same place where they lie in order."""
+
+    def run(self, frame: Frame, pack: Any) -> None:
+        """Compute the output."""
+        x = self.node.inputs[0]
+        assert x is not None
+        array, y = frame.values[x], self.node.output
+        if array.flags.c_contiguous and array.dtype == x.dtype == frame.storage.of(y):
+            frame.values[y] = array.reshape(y.shape_at(frame.batch))
+        else:
+            super().run(frame, pack)
 
 
 class SingleImages(Step):
@@ -117,17 +148,16 @@ class SingleImages(Step):
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
-        node = self.node
-        arrays: list[Any] = [None if v is None else frame.values[v] for v in node.inputs]
+        arrays: list[Any] = frame.operands(self.node)
         x, weight, bias, residual = arrays
         parts = []
         for i in range(frame.batch):
             other = None if residual is None else residual[i : i + 1]
-            attributes = node.attributes
+            attributes = self.node.attributes
             parts.append(
                 ConvEpilogue.forward(self.context, x[i : i + 1], weight, bias, other, **attributes)
             )
-        frame.values[node.output] = self.context.xp.concatenate(parts)
+        frame.put(self.node.output, self.context.xp.concatenate(parts))
 
 
 class SingleRows(Step):
@@ -135,14 +165,14 @@ class SingleRows(Step):
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
-        x, weight, bias = (None if v is None else frame.values[v] for v in self.node.inputs)
+        x, weight, bias = frame.operands(self.node)
         assert x is not None
         xp = self.context.xp
-        rows = xp.ascontiguousarray(x)
+        rows = dense(x)
         y = xp.empty(self.node.output.shape_at(frame.batch), rows.dtype)
         for i in range(len(rows)):
-            xp.einsum("oi,i->o", weight, rows[i], out=y[i])
-        frame.values[self.node.output] = y if bias is None else y + bias
+            y[i] = xp.einsum("oi,i->o", weight, rows[i])
+        frame.put(self.node.output, y if bias is None else y + bias)
 
 
 class FastStep(Step):
@@ -153,78 +183,91 @@ class FastStep(Step):
     def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
         super().__init__(node, backend)
         self.kernels = kernels
+        x = node.inputs[0]
+        assert x is not None
+        self.x = x
 
     def target(self, frame: Frame) -> Array:
         """Return the output's memory, (N, H, W, C) for maps."""
         y = frame.values[self.node.output]
         return y.transpose(0, 2, 3, 1) if y.ndim == 4 else y
 
+    def vector(self, frame: Frame, position: int) -> Array | None:
+        """Return an input of one number a channel, if there is one."""
+        value = self.node.inputs[position]
+        return None if value is None else frame.dense(frame.values[value])
+
 
 class FastConvolution(FastStep):
     """Convolution with bias, residual and ReLU in one kernel."""
 
-    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
+    def __init__(
+        self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
+    ) -> None:
         super().__init__(node, backend, kernels)
-        x, weight, _, _ = node.inputs
-        assert x is not None
+        weight = node.inputs[1]
         assert weight is not None
         rule = node.attributes
         self.packs = (weight,)
         self.convolution = kernels.convolution(
-            x.shape[1:], weight.shape, rule["stride"], rule["padding"], rule["algorithm"]
+            self.x.shape[1:],
+            weight.shape,
+            rule["stride"],
+            rule["padding"],
+            rule["algorithm"],
+            dtype,
         )
 
     def prepare(self, lookup: Lookup) -> Array:
         """Lay the weights out as the kernel reads them."""
-        return self.convolution.pack(np.ascontiguousarray(lookup(self.packs[0])))
+        return self.convolution.pack(dense(lookup(self.packs[0])))
 
-    def scratch_floats(self, threads: int) -> int:
+    def scratch_floats(self, threads: int, batch: int) -> int:
         """Return what the kernel needs."""
-        return self.convolution.scratch_floats(threads)
+        return self.convolution.scratch_floats(threads, batch=batch)
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
+        residual = self.node.inputs[3]
         self.convolution.forward(
-            self.maps(frame, 0),
+            frame.maps(self.x),
             pack,
             self.target(frame),
             frame.scratch,
-            None if self.node.inputs[2] is None else self.vector(2, frame, 0.0),
-            None if self.node.inputs[3] is None else self.maps(frame, 3),
+            self.vector(frame, 2),
+            None if residual is None else frame.maps(residual),
             self.node.attributes["relu"],
         )
 
 
 class FastLinear(FastStep):
-    """A linear layer as a 1x1 convolution of 1x1 maps, which rounds alike in any batch."""
+    """A linear layer by a kernel that rounds alike in any batch."""
 
-    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
+    def __init__(
+        self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
+    ) -> None:
         super().__init__(node, backend, kernels)
         weight = node.inputs[1]
         assert weight is not None
         self.packs = (weight,)
-        outputs, inputs = weight.shape
-        self.convolution = kernels.convolution(
-            (inputs, 1, 1), (outputs, inputs, 1, 1), (1, 1), (0, 0), "direct"
-        )
+        self.layer = kernels.dense(weight.shape[1], weight.shape[0], dtype)
 
     def prepare(self, lookup: Lookup) -> Array:
         """Lay the weights out as the kernel reads them."""
-        weight = np.ascontiguousarray(lookup(self.packs[0]))
-        return self.convolution.pack(weight[:, :, None, None])
+        return self.layer.pack(dense(lookup(self.packs[0])))
 
-    def scratch_floats(self, threads: int) -> int:
+    def scratch_floats(self, threads: int, batch: int) -> int:
         """Return what the kernel needs."""
-        return self.convolution.scratch_floats(threads)
+        return self.layer.scratch_floats(threads, batch=batch)
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
-        x = self.node.inputs[0]
-        assert x is not None
-        rows = np.ascontiguousarray(frame.values[x])
-        bias = None if self.node.inputs[2] is None else self.vector(2, frame, 0.0)
-        self.convolution.forward(
-            rows[:, None, None], pack, self.target(frame)[:, None, None], frame.scratch, bias
+        self.layer.forward(
+            frame.dense(frame.values[self.x]),
+            pack,
+            self.target(frame),
+            frame.scratch,
+            self.vector(frame, 2),
         )
 
 
@@ -235,7 +278,7 @@ class FastMaxPool(FastStep):
         """Compute the output."""
         rule = self.node.attributes
         window = (rule["kernel_size"][0], rule["stride"][0], rule["padding"][0])
-        self.kernels.max_pool_forward(self.maps(frame, 0), self.target(frame), None, *window)
+        self.kernels.max_pool_forward(frame.maps(self.x), self.target(frame), None, *window)
 
 
 class FastMean(FastStep):
@@ -243,37 +286,50 @@ class FastMean(FastStep):
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
-        self.kernels.average_pool_forward(self.maps(frame, 0), self.target(frame)[:, 0, 0])
+        self.kernels.average_pool_forward(frame.maps(self.x), self.target(frame)[:, 0, 0])
 
 
 class FastNorm(FastStep):
     """Batch norm with running statistics, where no convolution could take it in."""
 
+    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
+        super().__init__(node, backend, kernels)
+        # in place of a weight or a bias that isn't there
+        channels = node.output.shape[1]
+        self.neutral = [backend.xp.full(channels, n, node.output.dtype) for n in (1.0, 0.0)]
+
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
+        gamma, beta, mean, variance = (self.vector(frame, position) for position in (1, 2, 3, 4))
+        assert mean is not None
+        assert variance is not None
         self.kernels.batch_norm_forward(
-            self.maps(frame, 0),
-            self.vector(3, frame, 0.0),
-            self.vector(4, frame, 1.0),
-            self.vector(1, frame, 1.0),
-            self.vector(2, frame, 0.0),
+            frame.maps(self.x),
+            mean,
+            variance,
+            self.neutral[0] if gamma is None else gamma,
+            self.neutral[1] if beta is None else beta,
             self.target(frame),
             eps=self.node.attributes["eps"],
         )
 
 
-def inference_step(node: Node, backend: Backend, kernels: PlanKernels | None) -> Step:
+def inference_step(
+    node: Node, backend: Backend, kernels: PlanKernels | None, storage: Storage
+) -> Step:
     """Return the step that runs a node; ``kernels`` is None if everything is to run as eager."""
     fast = kernels is not None and node.output.dtype == np.float32
     rule = node.attributes
     if node.operation is ConvEpilogue:
         if fast and kernels is not None and rule["algorithm"] != "im2col":
-            return FastConvolution(node, backend, kernels)
+            return FastConvolution(node, backend, kernels, storage.dtype)
         return SingleImages(node, backend)
     if node.operation is Linear:
         if fast and kernels is not None:
-            return FastLinear(node, backend, kernels)
+            return FastLinear(node, backend, kernels, storage.dtype)
         return SingleRows(node, backend)
+    if node.operation is Reshape:
+        return View(node, backend)
     if not fast or kernels is None or len(node.output.shape) != 4:
         return Step(node, backend)
     if node.operation is BatchNorm and not rule["training"]:
@@ -283,11 +339,6 @@ def inference_step(node: Node, backend: Backend, kernels: PlanKernels | None) ->
     if is_plain_max(node, kernels):
         return FastMaxPool(node, backend, kernels)
     return Step(node, backend)
-
-
-def is_whole_mean(node: Node) -> bool:
-    """Return whether a node takes the mean over each whole map."""
-    return node.operation is AdaptiveAvgPool2d and node.attributes["output_size"] == (1, 1)
 
 
 def is_plain_max(node: Node, kernels: PlanKernels) -> bool:

@@ -2,36 +2,30 @@
 
 The loss runs eagerly on the model's output, so that any function will do; all that is large is
 in the plan. The optimizer updates the parameters, with its own state: eager steps and plan steps
-can take turns.
+can take turns. On a device, a cross-entropy and the update are part of the plan, which is recorded
+then: see :mod:`npresnet.engine.device_step`.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from npresnet.backend import Backend, use_backend
-from npresnet.engine.arena import Arena
-from npresnet.engine.graph import Graph, Value
-from npresnet.engine.inference import (
+from npresnet.backend import use_backend
+from npresnet.engine.device_step import DeviceStep
+from npresnet.engine.graph import Graph
+from npresnet.engine.inference import arrays_of
+from npresnet.engine.program import Program
+from npresnet.engine.request import (
     checked_shape,
     chosen_precision,
-    entered,
     home,
     plannable,
     received,
     takes_fallback,
 )
-from npresnet.engine.kernels import PlanKernels
-from npresnet.engine.passes.choose_algorithm import choose_algorithm
-from npresnet.engine.passes.fuse_normalise import fuse_normalise
-from npresnet.engine.passes.fuse_statistics import fuse_statistics
-from npresnet.engine.passes.plan_memory import Buffer, plan_memory
-from npresnet.engine.trace import trace_any_batch
-from npresnet.engine.training_steps import TrainingFrame, TrainingStep, training_step
 from npresnet.errors import GraphError, RangeError, ShapeError
 from npresnet.nn import Module
 from npresnet.optim.optimizer import Optimizer
@@ -56,6 +50,11 @@ def _loss_of(loss: Loss, output: Any, target: Any) -> Tensor:
     return value
 
 
+def _goes_on(loss: float, scaler: GradScaler) -> bool:
+    """Return whether a step with this loss is taken; a scaler finds out by the gradients."""
+    return scaler.is_enabled() or math.isfinite(loss)
+
+
 class EagerStep:
     """A training step on the tape, called like a plan.
 
@@ -67,6 +66,8 @@ class EagerStep:
         How a GPU takes its float32 products.
     scaler : GradScaler
         Scales the loss, if it is enabled.
+    output : object
+        What the model returned in the last step, as arrays; None before the first.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class EagerStep:
         self.shape = shape
         self.reason = reason
         self.precision, self.scaler = precision, scaler
+        self.output: Any = None
         self._model, self._loss, self._optimizer = model, loss, optimizer
 
     def __call__(self, x: Any, y: Any) -> float:
@@ -90,196 +92,16 @@ class EagerStep:
         array = received(x, self.shape, self.dtype, self.backend)
         self._optimizer.zero_grad()
         with use_backend(self.backend, self.precision):
-            value = _loss_of(self._loss, self._model(Tensor(array)), y)
-            self.scaler.scale(value).backward()
-            self.scaler.step(self._optimizer)
-            self.scaler.update()
+            output = self._model(Tensor(array))
+            value = _loss_of(self._loss, output, y)
+            loss = float(value)
+            if _goes_on(loss, self.scaler):
+                self.scaler.scale(value).backward()
+                self.scaler.step(self._optimizer)
+                self.scaler.update()
         self._optimizer.zero_grad()
-        return float(value)
-
-
-class _Program:
-    """The plan of one state of a model: which layers train, which parameters learn."""
-
-    def __init__(self, model: Module, shape: tuple[int, ...], algorithm: str) -> None:
-        self.backend, self.dtype = home(model)
-        self.shape = shape
-        kernels: PlanKernels | None = None
-        if self.dtype == np.float32:
-            kernels = self.backend.plan_kernels
-        graph = trace_any_batch(model, shape, self.dtype, training=True)
-        graph = fuse_statistics(fuse_normalise(graph))
-        self.graph: Graph = choose_algorithm(graph, kernels, algorithm)
-        self.kernels = kernels
-        if kernels is not None:
-            kernels.announce()
-        self._steps = [training_step(node, self.backend, kernels) for node in self.graph.nodes]
-        self._outside = self.graph.outside()
-        self._learned = {
-            value: np.empty(value.shape, value.dtype) for value in self._outside if value.needs_grad
-        }
-        if kernels is None:  # what is computed elsewhere is collected as it comes
-            self._learned = {}
-        self._activations, self._grads, work, size = self._plan_memory()
-        self._arena = Arena(size)
-        views = [self._arena.view(o, (n,), np.dtype(np.float32)) for o, n in work]
-        self._work = list(zip(views[::2], views[1::2], strict=True))
-        self._scratch: dict[int, int] = {}
-        self._views: dict[int, tuple[dict[Value, Array], dict[Value, Array]]] = {}
-
-    def run(
-        self, x: Array, loss: Loss, target: Any, scaler: GradScaler
-    ) -> tuple[Tensor, dict[Tensor, Array]]:
-        """Return the loss, and the gradient of it, scaled, by each parameter.
-
-        Statistics and counters move.
-        """
-        batch = len(x)
-        if batch not in self._views:
-            self._views[batch] = self._look(batch)
-        activations, grads = self._views[batch]
-        values = {v: v.source.data for v in self._outside if v.source is not None}
-        values.update(activations)
-        values[self.graph.inputs[0]] = entered(x, values.get(self.graph.inputs[0]), self.kernels)
-        frame = TrainingFrame(batch, self._arena.scratch(self._scratch_floats()), values, grads)
-        for step, (work, _) in zip(self._steps, self._work, strict=True):
-            step.forward(frame, work)
-        for buffer, count in self.graph.counters:
-            buffer.data[...] += count
-
-        leaves = []
-        for v in self.graph.outputs:
-            y = frame.values[v]
-            if v in self._activations:  # the loss may keep it; the next step writes there
-                y = y.copy(order="K")
-            leaves.append(Tensor(y, requires_grad=v.needs_grad))
-        with enable_grad():
-            value = _loss_of(loss, self.graph.rebuild(list(leaves)), target)
-        if value.requires_grad:
-            scaler.scale(value).backward()
-        for v, leaf in zip(self.graph.outputs, leaves, strict=True):
-            frame.collect(v, leaf.grad)
-        for step, (_, work) in zip(reversed(self._steps), reversed(self._work), strict=True):
-            if step.node.output in frame.grads:
-                step.backward(frame, work)
-        found = {
-            v.source: frame.grads[v]
-            for v in self._outside
-            if v.source is not None and v in frame.grads
-        }
-        return value, found
-
-    def _scratch_floats(self) -> int:
-        """Return the working memory that the steps need on as many threads as there are now."""
-        threads = 0 if self.kernels is None else self.kernels.thread_count()
-        if threads not in self._scratch:
-            needs = (step.scratch_floats(threads) for step in self._steps)
-            self._scratch[threads] = max(needs, default=0)
-        return self._scratch[threads]
-
-    def _plan_memory(
-        self,
-    ) -> tuple[dict[Value, int], dict[Value, int], list[tuple[int, int]], int]:
-        """Return offsets of activations, gradients and work areas (with sizes), and the total."""
-        if self.kernels is None:  # then every array is made as it comes
-            return {}, {}, [(0, 0)] * (2 * len(self._steps)), 0
-        batch, end = self.shape[0], 2 * len(self._steps)
-        activations = _activation_lives(self._steps, self.graph)
-        gradients = _gradient_lives(self._steps, self.graph)
-        places = _gradient_places(self._steps, gradients)
-        shared: dict[Value, tuple[int, int]] = {}  # by what lies in a place first
-        for value, place in places.items():
-            first, last = shared.get(place, gradients[value])
-            life = gradients[value]
-            shared[place] = min(first, life[0]), max(last, life[1])
-        buffers = [
-            Buffer(value.bytes_at(batch), *life)
-            for value, life in (*activations.items(), *shared.items())
-        ]
-        for now, step in enumerate(self._steps):
-            forward, backward = step.work_floats
-            buffers.append(Buffer(4 * forward, now, now))
-            buffers.append(Buffer(4 * backward, end - now, end - now))
-        offsets, size = plan_memory(buffers)
-        rest = len(activations) + len(shared)
-        areas = zip(offsets[rest:], buffers[rest:], strict=True)
-        found = dict(zip(shared, offsets[len(activations) :], strict=False))
-        return (
-            dict(zip(activations, offsets, strict=False)),
-            {value: found[place] for value, place in places.items()},
-            [(offset, buffer.size // 4) for offset, buffer in areas],
-            size,
-        )
-
-    def _look(self, batch: int) -> tuple[dict[Value, Array], dict[Value, Array]]:
-        """Return the memory of activations and of gradients for a batch."""
-        activations, grads = (
-            {v: self._arena.place(o, v.shape_at(batch), v.dtype) for v, o in offsets.items()}
-            for offsets in (self._activations, self._grads)
-        )
-        grads.update(self._learned)
-        return activations, grads
-
-
-# Time, for both functions below, runs over the forward steps (step i at i), the loss (at
-# len(steps)) and the backward steps in reverse (step i at 2 * len(steps) - i).
-
-
-def _activation_lives(steps: list[TrainingStep], graph: Graph) -> dict[Value, tuple[int, int]]:
-    """Return when each activation in the arena is written, and when it is read last."""
-    end = 2 * len(steps)
-    last: dict[Value, int] = {}
-    for now, step in enumerate(steps):
-        read = [value for value in step.node.inputs if value is not None]
-        last.update(dict.fromkeys((*read, step.node.output), now))
-    last.update(dict.fromkeys(graph.outputs, len(steps)))
-    for now, step in reversed(list(enumerate(steps))):
-        if step.node.output.needs_grad:
-            for value in step.backward_reads:
-                last[value] = max(last[value], end - now)
-        if not step.buffered:  # its output may be a view of its input
-            for source in filter(None, step.node.inputs):
-                last[source] = max(last[source], last[step.node.output])
-    lives = {
-        step.node.output: (now, last[step.node.output])
-        for now, step in enumerate(steps)
-        if step.buffered
-    }
-    entry = graph.inputs[0]
-    if len(entry.shape) == 4 and entry in last:
-        lives[entry] = (0, last[entry])
-    return lives
-
-
-def _gradient_lives(steps: list[TrainingStep], graph: Graph) -> dict[Value, tuple[int, int]]:
-    """Return when each map's gradient is first written, and when it is read last."""
-    end = 2 * len(steps)
-    first = dict.fromkeys(graph.outputs, len(steps))
-    for now, step in reversed(list(enumerate(steps))):
-        for value in step.node.inputs:
-            if value is not None:
-                first.setdefault(value, end - now)
-    lives = {}
-    for now, step in enumerate(steps):
-        value = step.node.output
-        if value.needs_grad and value in first and len(value.shape) == 4:
-            # steps without memory of their own may hand views of their gradient on
-            lives[value] = (first[value], end - now if step.buffered else end)
-    return lives
-
-
-def _gradient_places(
-    steps: list[TrainingStep], lives: dict[Value, tuple[int, int]]
-) -> dict[Value, Value]:
-    """Return for each map's gradient whose memory it lies in: another's that it is written over."""
-    end = 2 * len(steps)
-    places = {value: value for value in lives}
-    for now, step in reversed(list(enumerate(steps))):
-        y, x = step.node.output, step.in_place
-        # nothing is in x's gradient before this step, and nobody reads y's after it
-        if x in lives and y in lives and lives[x][0] == lives[y][1] == end - now:
-            places[x] = places[y]
-    return places
+        self.output = arrays_of(output)
+        return loss
 
 
 class TrainingPlan:
@@ -319,25 +141,35 @@ class TrainingPlan:
         self.precision, self.scaler = precision, scaler
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._algorithm = algorithm
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._made_for: Any = None
-        self._programs: dict[int, _Program] = {}
+        self._programs: dict[int, _Compiled] = {}
+        self._outputs: Callable[[], Any] | None = None
         self._program(shape[0])
 
     @property
     def graph(self) -> Graph:
         """The forward pass that it runs."""
-        return self._programs[self.shape[0]].graph
+        with self._lock:
+            return self._program(self.shape[0]).program.graph
 
     @property
-    def backend(self) -> Backend:
-        """Where it runs."""
-        return self._programs[self.shape[0]].backend
+    def output(self) -> Any:
+        """What the model returned in the last step: new arrays, None before the first."""
+        with self._lock:
+            if self._outputs is None:
+                return None
+            with self.backend.scope():
+                return self._outputs()
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the input."""
-        return self._programs[self.shape[0]].dtype
+    def recorded(self) -> bool:
+        """Whether steps are replayed from a recording of the device's work.
+
+        That needs a backend that can record, a cross-entropy for the loss, SGD or AdamW, and plan
+        kernels for every operation; the recording is made in the second step of a batch size.
+        """
+        return any(c.whole is not None and c.whole.recorded for c in self._programs.values())
 
     def __call__(self, x: Any, y: Any) -> float:
         """Take one step.
@@ -352,7 +184,8 @@ class TrainingPlan:
         Returns
         -------
         float
-            The loss before the update.
+            The loss before the update. If it isn't a finite number, no parameter is changed; with
+            a scaler, and where the update is done on the device, neither if a gradient isn't.
 
         Raises
         ------
@@ -360,21 +193,58 @@ class TrainingPlan:
             If ``x`` isn't what the plan was made for.
         """
         with self._lock:
+            self._program(self.shape[0])  # the model may have moved
             array = received(x, self.shape, self.dtype, self.backend)
-            program = self._program(len(array))
+            compiled = self._program(len(array))
             self._optimizer.zero_grad()  # the loss may add gradients of its own, as a penalty
-            value, grads = program.run(array, self._loss, y, self.scaler)
-            for tensor, grad in grads.items():
-                tensor.grad = grad if tensor.grad is None else tensor.grad + grad
-            with self._optimizer.borrowing(program.kernels):
-                self.scaler.step(self._optimizer)
-            self.scaler.update()
-            for tensor in grads:
-                tensor.grad = None  # its memory is the plan's
-            self._optimizer.zero_grad()
-            return float(value)
+            try:
+                with self.backend.computing_in(self.precision):
+                    loss = self._step(compiled, array, y)
+            except MemoryError:
+                self._programs.clear()  # the plan's memory
+                raise
+            finally:
+                self._optimizer.zero_grad()
+            for buffer in compiled.moved:
+                buffer._version += 1
+            return loss
 
-    def _program(self, batch: int) -> _Program:
+    def _step(self, compiled: _Compiled, x: Array, y: Any) -> float:
+        """Take one step with a program, as much of it on the device as can be."""
+        program = compiled.program
+        if compiled.whole is not None:
+            done = compiled.whole(x, y, self.scaler)
+            if done is not None:
+                loss, frame = done
+                self._outputs = lambda: program.graph.rebuild(program.outputs(frame))
+                return loss
+
+        frame = program.begin(x)
+        program.forward(frame)
+        outputs = program.outputs(frame)
+        self._outputs = lambda: program.graph.rebuild([y.copy(order="K") for y in outputs])
+        values = program.graph.outputs
+        leaves = [
+            Tensor(y, requires_grad=v.needs_grad) for v, y in zip(values, outputs, strict=True)
+        ]
+        with enable_grad(), use_backend(program.backend):
+            value = _loss_of(self._loss, program.graph.rebuild(list(leaves)), y)
+            loss = float(value)
+            if not _goes_on(loss, self.scaler):
+                return loss
+            if value.requires_grad:
+                self.scaler.scale(value).backward()
+        for v, leaf in zip(values, leaves, strict=True):
+            frame.collect(v, leaf.grad)
+        grads = program.backward(frame)
+        for tensor, grad in grads.items():
+            tensor.grad = grad if tensor.grad is None else tensor.grad + grad
+        with self._optimizer.borrowing(program.kernels):
+            self.scaler.step(self._optimizer)
+        self.scaler.update()
+        return loss
+
+    def _program(self, batch: int) -> _Compiled:
         """Return the program for a batch, made anew if the model trains otherwise than before."""
         model = self._model
         tensors = [*model.parameters(), *model.buffers()]
@@ -385,18 +255,36 @@ class TrainingPlan:
         if state != self._made_for:
             self._programs.clear()
             self._made_for = state
-        if self.shape[0] not in self._programs:
-            self._programs[self.shape[0]] = _Program(model, self.shape, self._algorithm)
-        program = self._programs[self.shape[0]]
-        if program.graph.batch in (None, batch):
-            return program
-        if batch not in self._programs:  # the model does something else for this batch
-            shape = (batch, *self.shape[1:])
-            self._programs[batch] = _Program(model, shape, self._algorithm)
-        return self._programs[batch]
+            self.backend, self.dtype = home(model)
+        compiled = self._programs.get(self.shape[0]) or self._compile(self.shape)
+        if compiled.program.graph.batch in (None, batch):
+            return compiled
+        # the model does something else for this batch
+        return self._programs.get(batch) or self._compile((batch, *self.shape[1:]))
+
+    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
+        with self.backend.computing_in(self.precision):
+            program = Program(self._model, shape, self._algorithm, self.precision)
+            whole = None
+            if DeviceStep.fits(program, self._loss, self._optimizer):
+                whole = DeviceStep(program, self._loss, self._optimizer)
+        compiled = self._programs[shape[0]] = _Compiled(program, whole, program.moved)
+        return compiled
 
     def __repr__(self) -> str:
-        return f"<training plan of {type(self._model).__name__} for {self.shape}, {self.dtype}>"
+        how = ", recorded" if self.recorded else ""
+        return (
+            f"<training plan of {type(self._model).__name__} for {self.shape}, {self.dtype}, "
+            f"{self.precision}{how}>"
+        )
+
+
+class _Compiled(NamedTuple):
+    """What a plan has for a batch: a program, and a whole step of it where that can be."""
+
+    program: Program
+    whole: DeviceStep | None
+    moved: list[Tensor]
 
 
 def compile_step(

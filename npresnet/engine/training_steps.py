@@ -6,55 +6,84 @@ The fast steps read and write memory that the plan gives them; any other operati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from npresnet.backend import Backend
+from npresnet.elementary import Reshape
 from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels
-from npresnet.engine.operations import ConvEpilogue, NormActivation
-from npresnet.engine.steps import is_plain_max, is_whole_mean, nhwc
+from npresnet.engine.operations import ConvEpilogue, NormActivation, is_whole_mean
+from npresnet.engine.steps import Frame, is_plain_max
+from npresnet.engine.storage import Storage, rows
 from npresnet.errors import ShapeError
 from npresnet.functional.linear import Linear
 from npresnet.tape import Context
 from npresnet_kernels.contract import Array
 
-__all__ = ["TrainingFrame", "TrainingStep", "training_step"]
+__all__ = ["Area", "TrainingFrame", "TrainingStep", "training_step"]
 
 
-class TrainingFrame:
-    """What one training step works on.
+class Area(NamedTuple):
+    """Memory for one step alone.
 
     Attributes
     ----------
-    batch : int
-        Images in this step.
-    scratch : array
-        Working memory of the kernel that runs.
-    values : dict of Value to array
-        Parameters and activations; maps are logical (N, C, H, W).
+    forward, backward : array
+        Working memory in the storage type.
+    kept : array
+        Bytes that forward leaves for backward.
+    """
+
+    forward: Array
+    backward: Array
+    kept: Array
+
+
+class TrainingFrame(Frame):
+    """What one training step works on; :class:`Frame` and:
+
+    Attributes
+    ----------
     grads : dict of Value to array
         Gradients so far.
     memory : dict of Value to array
         Where gradients that fast steps write are to lie; those of parameters included.
+    moments : dict of Value to array
+        By the maps that they are of, memory for a batch's means and variances (2, C).
+    gathered : set of Value
+        Maps whose moments are there already.
     kept : dict
-        By step, what its forward leaves for its backward.
+        By step, what the forward of an operation leaves for its backward.
     """
 
-    __slots__ = ("batch", "grads", "kept", "memory", "scratch", "values")
+    __slots__ = ("gathered", "grads", "kept", "memory", "moments")
 
     def __init__(
-        self, batch: int, scratch: Array, values: dict[Value, Array], memory: dict[Value, Array]
+        self,
+        values: dict[Value, Array],
+        batch: int,
+        scratch: Array,
+        storage: Storage,
+        memory: dict[Value, Array],
+        moments: dict[Value, Array],
     ) -> None:
-        self.batch = batch
-        self.scratch = scratch
-        self.values = values
+        super().__init__(values, batch, scratch, storage)
         self.memory = memory
+        self.moments = moments
+        self.gathered: set[Value] = set()
         self.grads: dict[Value, Array] = {}
         self.kept: dict[Any, Any] = {}
+
+    def restart(self) -> None:
+        """Forget what a run left, to run again."""
+        self.gathered.clear()
+        self.grads.clear()
+        self.kept.clear()
 
     def collect(self, value: Value | None, grad: Array | None) -> None:
         """Add a gradient to what a value has collected; it isn't changed later."""
@@ -62,23 +91,27 @@ class TrainingFrame:
             return
         memory = self.memory.get(value)
         if memory is None:
+            self.repeatable = False
             self.grads[value] = self.grads[value] + grad if value in self.grads else grad
         elif value in self.grads:
-            memory += grad
+            self.storage.add_to(memory, grad)
         else:
-            memory[...] = grad
+            self.storage.write(grad, memory)
             self.grads[value] = memory
 
     def target(self, value: Value) -> Array:
         """Return memory to write a gradient to: the value's own if it has none yet, else other."""
-        if value.needs_grad and value not in self.grads:
-            self.grads[value] = self.memory[value]
-            return self.memory[value]
+        flows = value.source is None and len(value.shape) == 4
+        dtype = self.storage.dtype if flows else value.dtype
+        memory = self.memory.get(value) if value.needs_grad else None
+        if memory is not None and memory.dtype == dtype and value not in self.grads:
+            self.grads[value] = memory
+            return memory
+        self.repeatable = False
         shape = value.shape_at(self.batch)
-        if len(shape) != 4:
-            return np.empty(shape, value.dtype)
-        images, channels, height, width = shape
-        return np.empty((images, height, width, channels), value.dtype).transpose(0, 3, 1, 2)
+        if flows:
+            return self.storage.new(shape, dtype)
+        return self.storage.new((math.prod(shape),), dtype).reshape(shape)
 
     def settle(self, value: Value, written: Array) -> None:
         """Add what was written to memory from :meth:`target`, where that wasn't the value's own."""
@@ -117,30 +150,63 @@ class TrainingStep:
         return None
 
     @property
-    def work_floats(self) -> tuple[int, int]:
-        """Float32 elements that forward and backward each want for themselves, as ``work``."""
+    def work_sizes(self) -> tuple[int, int]:
+        """Elements of the storage type that forward and backward each want for themselves."""
         return 0, 0
 
-    def scratch_floats(self, threads: int) -> int:
-        """Return the float32 of working memory that it needs."""
+    @property
+    def moments_of(self) -> Value | None:
+        """Maps whose means and variances it works out, or reads."""
+        return None
+
+    def kept_bytes(self, batch: int) -> int:
+        """Bytes that forward leaves for backward."""
         return 0
 
-    def forward(self, frame: TrainingFrame, work: Array) -> None:
+    def scratch_floats(self, threads: int, batch: int) -> int:
+        """Return the float32 of working memory that it needs, for up to ``batch`` images."""
+        return 0
+
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
         """Compute the output."""
         node = self.node
         context = Context(self.backend, self.needs_grad)
-        arrays = [None if v is None else frame.values[v] for v in node.inputs]
         attributes = resolve(node.attributes, frame.batch)
-        result = node.operation.forward(context, *arrays, **attributes)
-        frame.values[node.output] = self.backend.xp.asarray(result)
+        result = node.operation.forward(context, *frame.operands(node), **attributes)
+        frame.put(node.output, self.backend.xp.asarray(result))
         frame.kept[self] = context
 
-    def backward(self, frame: TrainingFrame, work: Array) -> None:
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
         """Hand the inputs their gradients."""
-        grad = frame.grads[self.node.output]
+        grad = frame.storage.converted(frame.grads[self.node.output], self.node.output.dtype)
         grads = self.node.operation.backward(frame.kept.pop(self), grad)
         for value, part in zip(self.node.inputs, grads, strict=True):
             frame.collect(value, part)
+
+
+class _View(TrainingStep):
+    """Another shape for the same elements, in the same place where they lie in order."""
+
+    @property
+    def x(self) -> Value:
+        x = self.node.inputs[0]
+        assert x is not None
+        return x
+
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
+        x, y = frame.values[self.x], self.node.output
+        shape = y.shape_at(frame.batch)
+        if x.flags.c_contiguous and x.dtype == self.x.dtype == frame.storage.of(y):
+            frame.values[y] = x.reshape(shape)
+        else:
+            frame.put(y, frame.storage.converted(x, self.x.dtype).reshape(shape))
+
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
+        grad = frame.grads[self.node.output]
+        if grad.dtype != self.x.dtype or not grad.flags.c_contiguous:
+            frame.repeatable = False
+        whole = frame.storage.converted(grad, self.x.dtype)
+        frame.collect(self.x, whole.reshape(self.x.shape_at(frame.batch)))
 
 
 class _FastStep(TrainingStep):
@@ -159,23 +225,31 @@ class _FastStep(TrainingStep):
     def backward_reads(self) -> list[Value]:
         return []
 
-    def vector(self, frame: TrainingFrame, position: int, default: float) -> Array:
-        """Return an input of one number a channel, or a constant if there is none."""
+    def vector(self, frame: TrainingFrame, position: int) -> Array | None:
+        """Return an input of one number a channel, if there is one."""
         value = self.node.inputs[position]
-        if value is not None:
-            return np.ascontiguousarray(frame.values[value])
-        return np.full(self.y.shape[1], default, self.y.dtype)
+        return None if value is None else frame.dense(frame.values[value])
+
+    def grad(self, frame: TrainingFrame) -> Array:
+        """Return the gradient of the output, dense, maps as (N, H, W, C)."""
+        grad = frame.grads[self.y]
+        return frame.dense(grad.transpose(0, 2, 3, 1) if grad.ndim == 4 else grad)
 
     def spread(self, frame: TrainingFrame, write: Callable[[Array, Array], None]) -> None:
         """Call ``write(grad_y, grad_x)`` if training wants the gradient of x."""
         if self.x.needs_grad:
             grad_x = frame.target(self.x)
-            write(nhwc(frame.grads[self.y]), nhwc(grad_x))
+            write(self.grad(frame), rows(grad_x))
             frame.settle(self.x, grad_x)
 
+    def norm_scratch(self, batch: int, channels: int) -> int:
+        """Return the float32 that sums over the output's rows need."""
+        count = math.prod(self.y.shape_at(batch)) // channels
+        return -(-self.kernels.norm_scratch_bytes(count, channels) // 4)
 
-class _Convolution(_FastStep):
-    """Convolution; sums up its output for the batch norm behind it."""
+
+class _Weighted(_FastStep):
+    """What convolutions and linear layers share: weights laid out anew, gradients of both."""
 
     def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
         super().__init__(node, backend, kernels)
@@ -183,62 +257,104 @@ class _Convolution(_FastStep):
         assert weight is not None
         assert weight.source is not None
         self.weight, self.bias = weight, node.inputs[2]
-        rule = node.attributes
-        self.convolution = kernels.convolution(
-            self.x.shape[1:], weight.shape, rule["stride"], rule["padding"], rule["algorithm"]
-        )
-        values = np.zeros(weight.shape, np.float32)  # packed once, to learn how large that is
-        pack, pack_grad = self.convolution.pack, self.convolution.pack_grad_input
-        self._work = (pack(values).size, pack_grad(values).size if self.x.needs_grad else 0)
+        self.layer: Any = None
 
     @property
     def backward_reads(self) -> list[Value]:
         return [self.x] if self.weight.needs_grad else []
 
     @property
-    def work_floats(self) -> tuple[int, int]:
-        return self._work
+    def work_sizes(self) -> tuple[int, int]:
+        grad = self.layer.packed_grad_size if self.x.needs_grad else 0
+        return self.layer.packed_size, grad
 
-    def scratch_floats(self, threads: int) -> int:
-        return self.convolution.scratch_floats(threads, True)
+    def scratch_floats(self, threads: int, batch: int) -> int:
+        layer: int = self.layer.scratch_floats(threads, True, batch)
+        if self.bias is None:
+            return layer
+        return max(layer, self.norm_scratch(batch, self.weight.shape[0]))
 
-    def forward(self, frame: TrainingFrame, work: Array) -> None:
-        weight = np.ascontiguousarray(frame.values[self.weight])
-        packed = self.convolution.pack(weight, work)
+    def packed(self, frame: TrainingFrame, area: Area) -> Array:
+        """Return the weights as forward reads them."""
+        packed: Array = self.layer.pack(frame.dense(frame.values[self.weight]), area.forward)
+        return packed
+
+    def packed_grad(self, frame: TrainingFrame, area: Area) -> Array:
+        """Return the weights as backward reads them."""
+        weight = frame.dense(frame.values[self.weight])
+        packed: Array = self.layer.pack_grad_input(weight, area.backward)
+        return packed
+
+    def parameters(self, frame: TrainingFrame, x: Array, grad: Array) -> None:
+        """Work out the gradients of weight and bias."""
+        if self.weight.needs_grad:
+            target = frame.target(self.weight)
+            self.layer.grad_weight(x, grad, target, frame.scratch)
+            frame.settle(self.weight, target)
+        if self.bias is not None and self.bias.needs_grad:
+            target = frame.target(self.bias)
+            self.kernels.channel_sum(grad, target, frame.scratch)
+            frame.settle(self.bias, target)
+
+
+class _Convolution(_Weighted):
+    """Convolution; sums up its output for the batch norm behind it."""
+
+    def __init__(
+        self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
+    ) -> None:
+        super().__init__(node, backend, kernels)
+        rule = node.attributes
+        self.layer = kernels.convolution(
+            self.x.shape[1:],
+            self.weight.shape,
+            rule["stride"],
+            rule["padding"],
+            rule["algorithm"],
+            dtype,
+        )
+
+    @property
+    def moments_of(self) -> Value | None:
+        return self.y if self.node.attributes["statistics"] else None
+
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
         moments = None
         if self.node.attributes["statistics"]:
-            moments = frame.kept[self.y] = np.empty((2, weight.shape[0]))
-        self.convolution.forward(
-            nhwc(frame.values[self.x]),
-            packed,
-            nhwc(frame.values[self.y]),
+            moments = frame.moments[self.y]
+            frame.gathered.add(self.y)
+        self.layer.forward(
+            frame.maps(self.x),
+            self.packed(frame, area),
+            frame.maps(self.y),
             frame.scratch,
-            None if self.bias is None else self.vector(frame, 2, 0.0),
+            self.vector(frame, 2),
             moments=moments,
         )
 
-    def backward(self, frame: TrainingFrame, work: Array) -> None:
-        grad = frame.grads[self.y]
-        if self.weight.needs_grad:
-            target = frame.target(self.weight)
-            if not target.flags.c_contiguous:  # shared with a layer that came first
-                target = np.empty(self.weight.shape, np.float32)
-            maps = nhwc(frame.values[self.x])
-            self.convolution.grad_weight(maps, nhwc(grad), target, frame.scratch)
-            frame.settle(self.weight, target)
-        if self.bias is not None and self.bias.needs_grad:
-            frame.collect(self.bias, self.backend.kernels.channel_sum(grad))
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
+        grad = self.grad(frame)
+        if self.weight.needs_grad or self.bias is not None:
+            self.parameters(frame, frame.maps(self.x), grad)
         if self.x.needs_grad:
-            weight = np.ascontiguousarray(frame.values[self.weight])
-            packed = self.convolution.pack_grad_input(weight, work)
-            first = self.x not in frame.grads
-            grad_x = frame.memory[self.x]
-            self.convolution.grad_input(nhwc(grad), packed, nhwc(grad_x), frame.scratch, not first)
-            frame.grads[self.x] = grad_x
+            packed = self.packed_grad(frame, area)
+            grad_x = frame.grads.get(self.x)
+            adds = grad_x is not None and grad_x.dtype == frame.storage.dtype
+            if grad_x is None or not adds:
+                grad_x = frame.target(self.x)
+            self.layer.grad_input(grad, packed, rows(grad_x), frame.scratch, adds)
+            frame.settle(self.x, grad_x)
 
 
 class _Norm(_FastStep):
     """Batch norm in training + residual + ReLU."""
+
+    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
+        super().__init__(node, backend, kernels)
+        # in place of a weight or a bias that isn't there, and of gradients that nobody wants
+        shape, xp = self.y.shape[1:2], backend.xp
+        self.neutral = [xp.full(shape, number, self.y.dtype) for number in (1.0, 0.0)]
+        self.unwanted = [xp.empty(shape, self.y.dtype) for _ in range(2)]
 
     @property
     def backward_reads(self) -> list[Value]:
@@ -247,123 +363,115 @@ class _Norm(_FastStep):
         return [self.x, self.y] if reads_y else [self.x]
 
     @property
+    def moments_of(self) -> Value | None:
+        return self.x
+
+    @property
     def in_place(self) -> Value | None:
         residual = self.node.inputs[5]
         return self.x if residual is None or not residual.needs_grad else residual
 
-    def forward(self, frame: TrainingFrame, work: Array) -> None:
+    def scratch_floats(self, threads: int, batch: int) -> int:
+        return self.norm_scratch(batch, self.y.shape[1])
+
+    def affine(self, frame: TrainingFrame) -> tuple[Array, Array]:
+        """Return weight and bias, or what stands for them."""
+        gamma, beta = self.vector(frame, 1), self.vector(frame, 2)
+        return (
+            self.neutral[0] if gamma is None else gamma,
+            self.neutral[1] if beta is None else beta,
+        )
+
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
         rule = self.node.attributes
-        x = nhwc(frame.values[self.x])
+        x = frame.maps(self.x)
         count = x.size // x.shape[3]
         if count < 2:
             raise ShapeError(
                 "batch_norm in training needs more than one value a channel, got input shape "
                 f"{self.x.shape_at(frame.batch)}: use a larger batch, or eval()"
             )
-        moments = frame.kept.pop(self.x, None)
-        if moments is None:
-            moments = self.kernels.moments(x)
-        mean, var = moments
-        for value, new in (
-            (self.node.inputs[3], mean),
-            (self.node.inputs[4], var * (count / (count - 1))),
-        ):
-            if value is not None:
-                running = frame.values[value]
-                running += rule["momentum"] * (new - running)
+        moments = frame.moments[self.x]
+        if self.x not in frame.gathered:
+            self.kernels.moments(x, moments, frame.scratch)
+            frame.gathered.add(self.x)
+        mean, var = self.node.inputs[3:5]
+        if mean is not None and var is not None:
+            running = frame.values[mean], frame.values[var]
+            self.kernels.update_running_(moments, *running, rule["momentum"], count)
         residual = self.node.inputs[5]
         self.kernels.batch_norm_forward(
             x,
-            mean,
-            var,
-            self.vector(frame, 1, 1.0),
-            self.vector(frame, 2, 0.0),
-            nhwc(frame.values[self.y]),
-            None if residual is None else nhwc(frame.values[residual]),
+            moments[0],
+            moments[1],
+            *self.affine(frame),
+            frame.maps(self.y),
+            None if residual is None else frame.maps(residual),
             rule["relu"],
             rule["eps"],
         )
-        frame.kept[self] = moments
 
-    def backward(self, frame: TrainingFrame, work: Array) -> None:
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
         rule = self.node.attributes
-        mean, var = frame.kept.pop(self)
         residual = self.node.inputs[5]
         grad_x = frame.target(self.x)
         grad_residual = None
         if residual is not None and residual.needs_grad:
             grad_residual = frame.target(residual)
-        grad_gamma, grad_beta = self.kernels.batch_norm_backward(
-            nhwc(frame.grads[self.y]),
-            nhwc(frame.values[self.x]),
+        learned = [v if v is not None and v.needs_grad else None for v in self.node.inputs[1:3]]
+        gammas, betas = (
+            spare if v is None else frame.target(v)
+            for v, spare in zip(learned, self.unwanted, strict=True)
+        )
+        mean, variance = frame.moments[self.x]
+        self.kernels.batch_norm_backward(
+            self.grad(frame),
+            frame.maps(self.x),
             mean,
-            var,
-            self.vector(frame, 1, 1.0),
-            self.vector(frame, 2, 0.0),
-            nhwc(grad_x),
+            variance,
+            *self.affine(frame),
+            rows(grad_x),
             rule["relu"],
-            nhwc(frame.values[self.y]) if self.y in self.backward_reads else None,
-            None if grad_residual is None else nhwc(grad_residual),
+            frame.maps(self.y) if self.y in self.backward_reads else None,
+            None if grad_residual is None else rows(grad_residual),
             rule["eps"],
+            grad_gamma=gammas,
+            grad_beta=betas,
+            scratch=frame.scratch,
         )
         frame.settle(self.x, grad_x)
         if residual is not None and grad_residual is not None:
             frame.settle(residual, grad_residual)
-        frame.collect(self.node.inputs[1], grad_gamma)
-        frame.collect(self.node.inputs[2], grad_beta)
+        for value, grad in zip(learned, (gammas, betas), strict=True):
+            if value is not None:
+                frame.settle(value, grad)
 
 
-class _Linear(_FastStep):
-    """A linear layer as a 1x1 convolution of 1x1 maps: BLAS's threads would wait for the cores."""
+class _Linear(_Weighted):
+    """A linear layer by the plan's kernel: no BLAS, whose threads would wait for the cores."""
 
-    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
+    def __init__(
+        self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
+    ) -> None:
         super().__init__(node, backend, kernels)
-        weight = node.inputs[1]
-        assert weight is not None
-        self.weight, self.bias = weight, node.inputs[2]
-        outputs, inputs = weight.shape
-        self.convolution = kernels.convolution(
-            (inputs, 1, 1), (outputs, inputs, 1, 1), (1, 1), (0, 0), "direct"
-        )
+        self.layer = kernels.dense(self.weight.shape[1], self.weight.shape[0], dtype)
 
-    @property
-    def backward_reads(self) -> list[Value]:
-        return [self.x] if self.weight.needs_grad else []
-
-    def scratch_floats(self, threads: int) -> int:
-        return self.convolution.scratch_floats(threads, True)
-
-    def rows(self, x: Array) -> Array:
-        """(N, I) to contiguous (N, 1, 1, I)."""
-        return np.ascontiguousarray(x)[:, None, None]
-
-    def filters(self, frame: TrainingFrame) -> Array:
-        """Return the weights as (O, I, 1, 1)."""
-        return np.ascontiguousarray(frame.values[self.weight])[:, :, None, None]
-
-    def forward(self, frame: TrainingFrame, work: Array) -> None:
-        self.convolution.forward(
-            self.rows(frame.values[self.x]),
-            self.convolution.pack(self.filters(frame)),
-            frame.values[self.y][:, None, None],
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
+        self.layer.forward(
+            frame.dense(frame.values[self.x]),
+            self.packed(frame, area),
+            frame.values[self.y],
             frame.scratch,
-            None if self.bias is None else self.vector(frame, 2, 0.0),
+            self.vector(frame, 2),
         )
 
-    def backward(self, frame: TrainingFrame, work: Array) -> None:
-        grad = self.rows(frame.grads[self.y])
-        if self.weight.needs_grad:
-            made = np.empty((*self.weight.shape, 1, 1), np.float32)
-            rows = self.rows(frame.values[self.x])
-            self.convolution.grad_weight(rows, grad, made, frame.scratch)
-            frame.collect(self.weight, made[:, :, 0, 0])
-        if self.bias is not None and self.bias.needs_grad:
-            frame.collect(self.bias, self.backend.kernels.channel_sum(grad[:, 0, 0]))
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
+        grad = self.grad(frame)
+        self.parameters(frame, frame.dense(frame.values[self.x]), grad)
         if self.x.needs_grad:
-            packed = self.convolution.pack_grad_input(self.filters(frame))
-            grad_x = np.empty((len(grad), 1, 1, self.x.shape[1]), np.float32)
-            self.convolution.grad_input(grad, packed, grad_x, frame.scratch)
-            frame.collect(self.x, grad_x[:, 0, 0])
+            grad_x = frame.target(self.x)
+            self.layer.grad_input(grad, self.packed_grad(frame, area), grad_x, frame.scratch)
+            frame.settle(self.x, grad_x)
 
 
 class _MaxPool(_FastStep):
@@ -374,16 +482,17 @@ class _MaxPool(_FastStep):
         rule = node.attributes
         self.window = (rule["kernel_size"][0], rule["stride"][0], rule["padding"][0])
 
-    def forward(self, frame: TrainingFrame, work: Array) -> None:
-        y = nhwc(frame.values[self.y])
-        winners = np.empty(y.shape, np.uint8)
-        self.kernels.max_pool_forward(nhwc(frame.values[self.x]), y, winners, *self.window)
-        frame.kept[self] = winners
+    def kept_bytes(self, batch: int) -> int:
+        return math.prod(self.y.shape_at(batch))
 
-    def backward(self, frame: TrainingFrame, work: Array) -> None:
-        winners = frame.kept.pop(self)
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
+        y = frame.maps(self.y)
+        winners = area.kept[: y.size].reshape(y.shape)
+        self.kernels.max_pool_forward(frame.maps(self.x), y, winners, *self.window)
 
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
         def write(grad_y: Array, grad_x: Array) -> None:
+            winners = area.kept[: grad_y.size].reshape(grad_y.shape)
             self.kernels.max_pool_backward(grad_y, winners, grad_x, *self.window)
 
         self.spread(frame, write)
@@ -392,32 +501,37 @@ class _MaxPool(_FastStep):
 class _Mean(_FastStep):
     """Mean over each whole map."""
 
-    def forward(self, frame: TrainingFrame, work: Array) -> None:
-        y = nhwc(frame.values[self.y])
-        self.kernels.average_pool_forward(nhwc(frame.values[self.x]), y[:, 0, 0])
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
+        y = frame.values[self.y]
+        self.kernels.average_pool_forward(frame.maps(self.x), y[:, :, 0, 0])
 
-    def backward(self, frame: TrainingFrame, work: Array) -> None:
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
         def write(grad_y: Array, grad_x: Array) -> None:
             self.kernels.average_pool_backward(grad_y[:, 0, 0], grad_x)
 
         self.spread(frame, write)
 
 
-def training_step(node: Node, backend: Backend, kernels: PlanKernels | None) -> TrainingStep:
+def training_step(
+    node: Node, backend: Backend, kernels: PlanKernels | None, storage: Storage
+) -> TrainingStep:
     """Return the step that runs a node; ``kernels`` is None if everything is to run as eager."""
     rule = node.attributes
     x, y = node.inputs[0], node.output
+    if node.operation is Reshape:
+        return _View(node, backend)
     if kernels is None or x is None or not x.dtype == y.dtype == np.float32:
         return TrainingStep(node, backend)
-    if node.operation is Linear and node.inputs[1] is not None:
-        return _Linear(node, backend, kernels)
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    own = weight is not None and weight.source is not None
+    if node.operation is Linear and own:
+        return _Linear(node, backend, kernels, storage.dtype)
     if not len(x.shape) == len(y.shape) == 4:
         return TrainingStep(node, backend)
-    if node.operation is ConvEpilogue and rule["algorithm"] != "im2col":
-        weight = node.inputs[1]
-        if weight is not None and weight.source is not None:
-            return _Convolution(node, backend, kernels)
-    if node.operation is NormActivation and rule["training"]:
+    if node.operation is ConvEpilogue and rule["algorithm"] != "im2col" and own:
+        return _Convolution(node, backend, kernels, storage.dtype)
+    both = node.operation is NormActivation and (node.inputs[3] is None) == (node.inputs[4] is None)
+    if both and rule["training"]:
         return _Norm(node, backend, kernels)
     if is_whole_mean(node):
         return _Mean(node, backend, kernels)

@@ -3,7 +3,8 @@
 npresnet counts up a tensor's version when it writes to it (optimizers, ``load_state_dict``,
 initialisation), and a moved or converted model has other arrays. What users write into arrays
 themselves is found by comparing samples of their elements at every call; a change that misses all
-samples needs ``plan.refresh()``.
+samples needs ``plan.refresh()``. On a device, reading samples would make the host wait at every
+call: there, what users write into arrays themselves always needs ``plan.refresh()``.
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ class Mark:
 
     __slots__ = ("_array", "_samples", "_seen", "_tensor", "_version")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, backend: Backend) -> None:
         array = tensor.data
         self._tensor = tensor
         self._array = array
         self._version = tensor._version
+        self._samples = None
+        if not backend.reads_at_once:
+            return
         # a view: what is written into the array shows here
         flat = array.T if array.flags.f_contiguous else array
         step = 1 if array.size <= WHOLE else array.size // SAMPLES
@@ -50,7 +54,7 @@ class Mark:
         return (
             tensor.data is self._array
             and tensor._version == self._version
-            and self._samples.tobytes() == self._seen
+            and (self._samples is None or self._samples.tobytes() == self._seen)
         )
 
 
@@ -100,7 +104,9 @@ def prepare(
         Where to compute.
     """
     tensors = [value.source for value in outside if value.source is not None]
-    marks = [Mark(tensor) for tensor in tensors]  # first: a change from now on is seen later
+    marks = [
+        Mark(tensor, backend) for tensor in tensors
+    ]  # first: a change from now on is seen later
     known = {v: backend.asarray(v.source.data) for v in outside if v.source is not None}
     makers = {node.output: node for node in nodes}
 

@@ -12,9 +12,9 @@ import numpy as np
 from npresnet.backend import for_arrays
 from npresnet.engine.batch import Multiple, grows
 from npresnet.engine.graph import Graph, Node, Value
-from npresnet.engine.inference import checked_shape, home
 from npresnet.engine.operations import FoldedBias, FoldedWeight
 from npresnet.engine.passes.fold_batch_norm import fold_batch_norm
+from npresnet.engine.request import checked_shape, home
 from npresnet.engine.trace import trace, trace_any_batch
 from npresnet.errors import ExtraError, OnnxError, RangeError
 from npresnet.export.nodes import WRITERS

@@ -14,7 +14,7 @@ from npresnet.tape import Context, Operation
 from npresnet.tensor import ArrayLike, Tensor, apply, as_tensor
 from npresnet_kernels.contract import Array
 
-__all__ = ["CrossEntropy", "cross_entropy", "nll_loss"]
+__all__ = ["CrossEntropy", "check_classes", "cross_entropy", "nll_loss"]
 
 
 class CrossEntropy(Operation):
@@ -181,12 +181,7 @@ def _rows(
     classes = x.shape[1] if x.ndim > 1 else x.shape[0]
     with for_arrays([labels.data]).scope():
         values = labels.data.reshape(-1).astype(np.int64, copy=False)
-        wrong = (values != ignore_index) & ((values < 0) | (values >= classes))
-        if bool(wrong.any()):
-            raise RangeError(
-                f"{name}: target {int(values[wrong][0])} is out of range, expected 0 to "
-                f"{classes - 1}"
-            )
+        check_classes(values, classes, ignore_index, name)
     if x.ndim == 1:
         rows = x.unsqueeze(0)
     elif x.ndim == 2:
@@ -194,6 +189,15 @@ def _rows(
     else:  # (N, C, d1, ...) to (N, d1, ..., C) to (M, C)
         rows = x.permute(0, *range(2, x.ndim), 1).reshape((values.size, classes))
     return rows, Tensor(values), expected
+
+
+def check_classes(values: Array, classes: int, ignore_index: int, name: str) -> None:
+    """Raise a RangeError if a target is neither 0 to ``classes`` - 1 nor ignored."""
+    wrong = (values != ignore_index) & ((values < 0) | (values >= classes))
+    if bool(wrong.any()):
+        raise RangeError(
+            f"{name}: target {int(values[wrong][0])} is out of range, expected 0 to {classes - 1}"
+        )
 
 
 def _target_weights(

@@ -96,6 +96,8 @@ class BatchNorm2d(Module):
             counter = self.num_batches_tracked.data
             with for_arrays([counter]).scope():
                 counter[...] += 1
+            for buffer in (self.running_mean, self.running_var, self.num_batches_tracked):
+                buffer._version += 1
             if self.momentum is None:
                 momentum = 1 / int(self.num_batches_tracked)
         own = self.training or not self.track_running_stats

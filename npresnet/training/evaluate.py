@@ -13,7 +13,7 @@ import numpy.typing as npt
 from npresnet import functional as F
 from npresnet.backend import Backend
 from npresnet.engine import compile
-from npresnet.engine.inference import home
+from npresnet.engine.request import home
 from npresnet.errors import DataError
 from npresnet.nn import Module
 from npresnet.tensor import Tensor

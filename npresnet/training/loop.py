@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from npresnet import functional as F
 from npresnet.engine import compile_step
-from npresnet.engine.inference import home
+from npresnet.engine.request import home
 from npresnet.errors import DataError, TrainingError
 from npresnet.nn import Module
 from npresnet.optim import (

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from npresnet_kernels.contract import Pair, Shape
+from typing import Any
+
+import numpy as np
+
+from npresnet_kernels.contract import Array, Pair, Shape
 from npresnet_kernels.cpu.cache import announce
+from npresnet_kernels.cpu.fast import norm
 from npresnet_kernels.cpu.fast.convolution import Convolution
+from npresnet_kernels.cpu.fast.dense import Dense
 from npresnet_kernels.cpu.fast.layout import to_channels_last
-from npresnet_kernels.cpu.fast.norm import (
-    batch_norm_backward,
-    batch_norm_forward,
-    moments,
-)
+from npresnet_kernels.cpu.fast.memory import aligned_empty
+from npresnet_kernels.cpu.fast.norm import batch_norm_forward
 from npresnet_kernels.cpu.fast.parallel import thread_count
 from npresnet_kernels.cpu.fast.pool import (
     average_pool_backward,
@@ -19,25 +22,38 @@ from npresnet_kernels.cpu.fast.pool import (
     max_pool_forward,
 )
 from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_update
+from npresnet_kernels.cpu.norm import channel_sum as channel_sum_of
 
 __all__ = [
+    "STATISTICS",
     "adamw_update_",
+    "add",
     "announce",
     "average_pool_backward",
     "average_pool_forward",
     "batch_norm_backward",
     "batch_norm_forward",
+    "cast",
+    "channel_sum",
     "choose_algorithm",
     "convolution",
+    "dense",
     "max_pool_backward",
     "max_pool_forward",
+    "memory",
     "moments",
+    "norm_scratch_bytes",
+    "recorder",
     "sgd_update_",
     "takes_max_pool",
     "takes_update",
     "thread_count",
     "to_channels_last",
+    "update_running_",
 ]
+
+STATISTICS = np.dtype(np.float64)
+"""What means and variances of batches are kept in."""
 
 WIDEST_POOL = 15
 """A winner's number in its window must fit a byte."""
@@ -51,6 +67,7 @@ def choose_algorithm(
     dilation: Pair,
     groups: int,
     asked: str,
+    dtype: np.dtype[Any],
 ) -> str:
     """Return how to convolve maps (C, H, W) with weights (O, I, kH, kW), by the shape alone.
 
@@ -63,18 +80,94 @@ def choose_algorithm(
         return "im2col"
     if kernel[0] != 3 or stride[0] != 1 or padding[0] > 2 or asked == "direct":
         return "direct"
-    algorithm = convolution(maps, weight, stride, padding, "auto").algorithm
+    algorithm = convolution(maps, weight, stride, padding, "auto", dtype).algorithm
     if asked == "winograd" and not algorithm.startswith("winograd"):
         return "winograd4"
     return algorithm
 
 
 def convolution(
-    maps: Shape, weight: Shape, stride: Pair, padding: Pair, algorithm: str
+    maps: Shape,
+    weight: Shape,
+    stride: Pair,
+    padding: Pair,
+    algorithm: str,
+    dtype: np.dtype[Any],
 ) -> Convolution:
     """Return the convolution of a layer's shape."""
     return Convolution(
         maps[0], weight[0], weight[2], stride[0], padding[0], maps[1], maps[2], algorithm
+    )
+
+
+def dense(in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:
+    """Return the linear layer of a shape."""
+    return Dense(in_features, out_features)
+
+
+def memory(size: int) -> Array:
+    """Return so many uninitialised bytes that begin at a cache line."""
+    return aligned_empty(-(-size // 4)).view(np.uint8)[:size]
+
+
+def recorder() -> None:
+    """Nothing to record: a kernel starts in less time than a replay would."""
+
+
+def cast(x: Array, out: Array) -> None:
+    """Write x in another element type."""
+    out[...] = x
+
+
+def add(x: Array, y: Array, out: Array) -> None:
+    """Write x + y."""
+    np.add(x, y, out=out)
+
+
+def channel_sum(x: Array, out: Array, scratch: Array) -> None:
+    """Write the sum of each channel of (N, H, W, C) or (N, C)."""
+    out[...] = channel_sum_of(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x)
+
+
+def norm_scratch_bytes(rows: int, channels: int) -> int:
+    """Return 0: the kernels have their own, some kilobytes."""
+    return 0
+
+
+def moments(x: Array, out: Array, scratch: Array) -> None:
+    """Write mean and biased variance of each channel, (2, C) float64."""
+    norm.moments(x, out)
+
+
+def update_running_(
+    moments: Array, running_mean: Array, running_var: Array, momentum: float, count: int
+) -> None:
+    """Move running statistics towards a batch's; its variance unbiased."""
+    mean, variance = moments
+    running_mean += momentum * (mean - running_mean)
+    running_var += momentum * (variance * (count / (count - 1)) - running_var)
+
+
+def batch_norm_backward(
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array,
+    beta: Array,
+    grad_x: Array,
+    relu: bool,
+    y: Array | None,
+    grad_residual: Array | None,
+    eps: float,
+    *,
+    grad_gamma: Array,
+    grad_beta: Array,
+    scratch: Array,
+) -> None:
+    """Write the gradients of x, the residual, gamma and beta."""
+    grad_gamma[...], grad_beta[...] = norm.batch_norm_backward(
+        grad_y, x, mean, variance, gamma, beta, grad_x, relu, y, grad_residual, eps
     )
 
 

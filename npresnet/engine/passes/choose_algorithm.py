@@ -6,6 +6,10 @@ today and tomorrow. The choice itself is the kernels' (they know vector widths a
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from npresnet.engine.graph import Graph, Node
 from npresnet.engine.kernels import PlanKernels
 from npresnet.engine.operations import ConvEpilogue
@@ -15,8 +19,15 @@ __all__ = ["ALGORITHMS", "choose_algorithm"]
 
 ALGORITHMS = ("auto", "im2col", "direct", "winograd")
 
+FLOAT32 = np.dtype(np.float32)
 
-def choose_algorithm(graph: Graph, kernels: PlanKernels | None, asked: str = "auto") -> Graph:
+
+def choose_algorithm(
+    graph: Graph,
+    kernels: PlanKernels | None,
+    asked: str = "auto",
+    dtype: np.dtype[Any] = FLOAT32,
+) -> Graph:
     """Return the graph with the attribute ``algorithm`` set in every convolution.
 
     Parameters
@@ -28,6 +39,8 @@ def choose_algorithm(graph: Graph, kernels: PlanKernels | None, asked: str = "au
     asked : str
         ``"auto"``, or an algorithm to use wherever it can be: ``"winograd"`` where the kernel is
         3x3 and the stride 1, ``"direct"`` without dilation and groups; im2col always can.
+    dtype : dtype
+        What maps are kept in.
 
     Raises
     ------
@@ -54,6 +67,7 @@ def choose_algorithm(graph: Graph, kernels: PlanKernels | None, asked: str = "au
                 rule["dilation"],
                 rule["groups"],
                 asked,
+                dtype,
             )
         return Node(node.operation, node.inputs, {**rule, "algorithm": algorithm}, node.output)
 

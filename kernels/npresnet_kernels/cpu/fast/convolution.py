@@ -174,8 +174,21 @@ class Convolution:
                     problems.append((direct, view))
         return problems
 
-    def scratch_floats(self, threads: int, training: bool = False) -> int:
-        """Return the size of the scratch that `forward` needs, or all three with `training`."""
+    @property
+    def packed_size(self) -> int:
+        """Floats that `pack` makes."""
+        return self._forward[0].weight_floats
+
+    @property
+    def packed_grad_size(self) -> int:
+        """Floats that `pack_grad_input` makes."""
+        return sum(_aligned_floats(problem.weight_floats) for problem, _ in self._backward)
+
+    def scratch_floats(self, threads: int, training: bool = False, batch: int = 1) -> int:
+        """Return the size of the scratch that `forward` needs, or all three with `training`.
+
+        No batch asks for more than another.
+        """
         needs = [self._forward[0].scratch_floats(threads)]
         if training:
             needs += [problem.scratch_floats(threads) for problem, _ in self._backward]
@@ -186,20 +199,19 @@ class Convolution:
         """Return weights (K, C, R, S) as `forward` reads them; written into `out` if given."""
         problem, view = self._forward
         if out is None:
-            out = aligned_empty(problem.weight_floats)
+            out = aligned_empty(self.packed_size)
         problem.pack(weight, view, out)
         return out
 
     def pack_grad_input(self, weight: Floats, out: Floats | None = None) -> Floats:
         """Return weights (K, C, R, S) as `grad_input` reads them; into `out` if given."""
-        sizes = [_aligned_floats(problem.weight_floats) for problem, _ in self._backward]
         if out is None:
-            out = aligned_empty(sum(sizes))
+            out = aligned_empty(self.packed_grad_size)
         start = 0
-        for (problem, view), size in zip(self._backward, sizes, strict=True):
+        for problem, view in self._backward:
             if problem.weight_floats:
                 problem.pack(weight, view, out[start:])
-            start += size
+            start += _aligned_floats(problem.weight_floats)
         return out
 
     def forward(

@@ -1,0 +1,142 @@
+"""The element type that a plan keeps its maps in, which may be narrower than the model's.
+
+Maps (N, C, H, W) are what fills memory, so in a 16-bit plan they have 16 bits. All else, features
+(N, C) and logits among it, stays float32, as do parameters. Operations without a plan kernel
+compute in the model's dtype: their maps are widened before, and narrowed after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from npresnet.backend import Backend
+from npresnet.engine.graph import Node, Value
+from npresnet.engine.kernels import PlanKernels
+from npresnet.engine.operations import is_whole_mean
+from npresnet_kernels.contract import Array
+
+__all__ = ["STORED", "Storage", "dense", "rows"]
+
+STORED: dict[str, np.dtype[Any]] = {
+    "fp32": np.dtype(np.float32),
+    "tf32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(np.uint16),  # NumPy has no bfloat16: its 16 bits as they are
+}
+"""By precision, what maps are kept in."""
+
+
+def dense(x: Array) -> Array:
+    """Return an array C-contiguous: itself if it is."""
+    return x if x.flags.c_contiguous else x.copy()
+
+
+def rows(x: Array) -> Array:
+    """(N, C, H, W) to C-contiguous (N, H, W, C): a view of what kernels made."""
+    return dense(x.transpose(0, 2, 3, 1))
+
+
+class Storage:
+    """What a plan keeps maps in.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of maps; the others keep the dtype that they were traced with.
+    backend : Backend
+        Where they live.
+    kernels : PlanKernels or None
+        None if ``dtype`` is the model's own.
+    nodes : iterable of Node
+        The graph's.
+    """
+
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        backend: Backend,
+        kernels: PlanKernels | None,
+        nodes: Iterable[Node],
+    ) -> None:
+        self.dtype = dtype
+        self._xp = backend.xp
+        self._kernels = kernels
+        # (N, C, 1, 1), and in most networks features for the linear layer behind it
+        self._features = {node.output for node in nodes if is_whole_mean(node)}
+
+    def of(self, value: Value) -> np.dtype[Any]:
+        """Return what a value that flows is kept in."""
+        if self._kernels is None or len(value.shape) != 4 or value.dtype != np.float32:
+            return value.dtype
+        return value.dtype if value in self._features else self.dtype
+
+    def bytes_at(self, value: Value, batch: int) -> int:
+        """Return the memory that a value takes for a batch of so many images."""
+        return value.bytes_at(batch) // value.dtype.itemsize * self.of(value).itemsize
+
+    def new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return new memory, for maps in the order (N, H, W, C)."""
+        if len(shape) != 4:
+            memory: Array = self._xp.empty(shape, dtype)
+            return memory
+        images, channels, height, width = shape
+        maps: Array = self._xp.empty((images, height, width, channels), dtype)
+        return maps.transpose(0, 3, 1, 2)
+
+    def converted(self, x: Array, dtype: np.dtype[Any]) -> Array:
+        """Return an array in a dtype: itself if it has that."""
+        if x.dtype == dtype:
+            return x
+        made = self.new(x.shape, dtype)
+        self.write(x, made)
+        return made
+
+    def write(self, x: Array, out: Array) -> None:
+        """Write an array into memory of its shape."""
+        if x.dtype == out.dtype:
+            out[...] = x
+            return
+        assert self._kernels is not None
+        if x.ndim == 4:
+            x, out = rows(x), out.transpose(0, 2, 3, 1)
+        self._kernels.cast(dense(x), out)
+
+    def add_to(self, out: Array, x: Array) -> None:
+        """Add an array to what is in memory of its shape."""
+        if out.dtype == x.dtype and out.dtype.itemsize >= 4:
+            out += x
+            return
+        assert self._kernels is not None
+        there = out.transpose(0, 2, 3, 1)
+        self._kernels.add(there, rows(self.converted(x, out.dtype)), there)
+
+    def enter(self, x: Array, memory: Array | None, keep: bool) -> Array:
+        """Return a plan's input as its steps read it, in ``memory`` if need be.
+
+        Parameters
+        ----------
+        x : array (N, ...)
+            As users give it, in the model's dtype.
+        memory : array or None
+            The plan's for it; without, the input is handed through.
+        keep : bool
+            Whether it must lie in the plan's memory.
+        """
+        if memory is None or self._kernels is None:
+            return x
+        if x.ndim != 4:
+            if not keep:
+                return x
+            memory[...] = x
+        elif x.transpose(0, 2, 3, 1).flags.c_contiguous:
+            if not keep and x.dtype == memory.dtype:
+                return x
+            self.write(x, memory)
+        elif x.flags.c_contiguous:
+            self._kernels.to_channels_last(x, memory.transpose(0, 2, 3, 1))
+        else:
+            self.write(x, memory)
+        return memory
