@@ -18,10 +18,9 @@ def cross_entropy(
     target: Array,
     loss: Array,
     grad_logits: Array,
-    scale: Array | None = None,
-    *,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
+    scale: Array | None,
+    ignore_index: int,
+    label_smoothing: float,
     scratch: Array,
 ) -> None:
     """Mean loss over the rows whose class isn't ``ignore_index``, and its gradient.
@@ -35,7 +34,7 @@ def cross_entropy(
         Gets the mean; NaN if no row counts.
     grad_logits : array (N, C)
         Gets the gradient of ``scale[0] * loss``.
-    scale : array (1,) of float32, optional
+    scale : array (1,) of float32, or None
         Loss scale, read on the device; 1 if there is none.
     ignore_index : int
         A class that counts for nothing.

@@ -153,20 +153,23 @@ def batch_norm_backward(
     gamma: Array | None,
     beta: Array | None,
     grad_x: Array,
-    relu: bool = False,
-    y: Array | None = None,
-    grad_residual: Array | None = None,
-    eps: float = 1e-5,
-    *,
+    relu: bool,
+    y: Array | None,
+    grad_residual: Array | None,
+    eps: float,
     grad_gamma: Array,
     grad_beta: Array,
     scratch: Array,
-) -> tuple[Array, Array]:
-    """Write the gradients of x and the residual; those of gamma and beta are returned too.
+) -> None:
+    """Write the gradients of x, the residual, gamma and beta.
 
     ``y`` is asked for if a residual was added before a ReLU. The gradient of the residual, or else
     that of x, may take the place of ``grad_y``. ``scratch`` has :func:`norm_scratch_bytes`.
     """
+    if not x.size:
+        grad_gamma.fill(0)
+        grad_beta.fill(0)
+        return
     statistics = (mean, variance, gamma, beta)
     rule = (float(eps), np.int32(relu))
     channels = x.shape[-1]
@@ -185,4 +188,3 @@ def batch_norm_backward(
         block=(THREADS,),
         defines=defines_of(x, vector),
     )
-    return grad_gamma, grad_beta

@@ -130,9 +130,8 @@ def test_forward_and_backward(xp, rng, shape, relu, with_residual, affine, eleme
         y if with_residual else None,
         other,
         EPS,
-        grad_gamma=made[0],
-        grad_beta=made[1],
-        scratch=scratch_for(xp, shape),
+        *made,
+        scratch_for(xp, shape),
     )
     assert relative_error(decoded(target.get()), grad_x) <= ROUNDING[element] + 4e-6
     assert relative_error(made[0].get(), gamma) <= 4e-6
@@ -150,3 +149,14 @@ def test_a_nan_travels(xp, rng):
     out = xp.empty((2, 4), np.float32)
     plan_norm.moments(xp.asarray(x), out, scratch_for(xp, x.shape))
     np.testing.assert_array_equal(np.isnan(out.get()), [[False, False, True, False]] * 2)
+
+
+def test_no_rows(xp):
+    x, ones = xp.empty((0, 2, 2, 4), np.float32), xp.ones(4, np.float32)
+    made, scratch = [xp.ones(4, np.float32) for _ in range(3)], xp.empty(0, np.float32)
+    plan_norm.channel_sum(x, made[0], scratch)
+    plan_norm.batch_norm_forward(x, ones, ones, None, None, x)
+    rest = (x, False, None, None, EPS, *made[1:], scratch)
+    plan_norm.batch_norm_backward(x, x, ones, ones, None, None, *rest)
+    for total in made:
+        np.testing.assert_array_equal(total.get(), 0)
