@@ -14,6 +14,7 @@ import pytest
 
 import npresnet as nr
 from npresnet_kernels.gpu import discovery
+from npresnet_kernels.gpu.device import array_module
 from npresnet_kernels.gpu.errors import DeviceError
 from tests.gpu.on_device import gpu_set
 from tests.shim.backend import gpu_machine
@@ -51,6 +52,12 @@ def _shim():
 def kernels():
     """The gpu set, taking and giving NumPy arrays."""
     return gpu_set
+
+
+@pytest.fixture
+def xp():
+    """CuPy, or its stand-in."""
+    return array_module()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ extern "C" __global__ void find_infinite(const long long* table, const int* chun
     OWN_CHUNK(roles);
     const float* grad = tensor(entry, 1);
     bool finite = true;
-    for (EACH_CHUNK_ELEMENT(i)) finite = finite && grad[i] - grad[i] == 0;
+    for (EACH_CHUNK_ELEMENT(i)) finite &= grad[i] - grad[i] == 0;
     if (!finite) scaling[2] = 0;
 }
 
