@@ -17,7 +17,6 @@ from tests.kernels.gpu.test_plan_norm import (
     test_no_rows,
     test_running_statistics,
     test_sums,
-    test_sums_that_a_convolution_left,
 )
 from tests.kernels.gpu.test_plan_optim import (
     test_adamw,

@@ -155,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(1024)
     if (writes) second[c] = (float)two;
 }
 
-// Means and biased variances, (2, channels), of sums about `origin`; null stands for 0.
+// Means and biased variances, (2, channels), of sums about `origin`.
 extern "C" __global__ void __launch_bounds__(1024)
     add_moments(const float* partial, const scalar* origin, float* moments, int chunks, int channels,
                 double rows) {
@@ -165,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(1024)
     const double square = total_of(partial, chunks, 2, 1, channels, space) / rows;
     if (threadIdx.y != 0 || c >= channels) return;
     const double variance = square - mean * mean;
-    moments[c] = (float)(mean + (origin ? (double)load(origin, c) : 0.0));
+    moments[c] = (float)(mean + load(origin, c));
     moments[channels + c] = variance < 0 ? 0.0f : (float)variance;  // a NaN stays
 }
 

@@ -23,7 +23,6 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward",
     "channel_sum",
-    "finish_moments",
     "moments",
     "norm_scratch_bytes",
     "update_running_",
@@ -90,22 +89,6 @@ def moments(x: Array, out: Array, scratch: Array) -> None:
     chunks = _partial_sums("chunk_moments", x, (x,), (), scratch)
     arguments = (scratch, x, out, *int32(chunks, channels), float(x.size // channels))
     _finish("add_moments", x, channels, arguments)
-
-
-def finish_moments(sums: Array, rows: int, out: Array) -> None:
-    """Mean and biased variance into ``out``, (2, C) float32, from sums that a convolution left.
-
-    Parameters
-    ----------
-    sums : array (parts, 2, C) of float32
-        Sums and sums of squares over some of the rows each.
-    rows : int
-        In all.
-    out : array (2, C) of float32
-    """
-    parts, _, channels = sums.shape
-    arguments = (sums, None, out, *int32(parts, channels), float(rows))
-    _finish("add_moments", sums, channels, arguments)
 
 
 def update_running_(
