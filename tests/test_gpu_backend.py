@@ -19,7 +19,7 @@ from npresnet.errors import BackendError, DeviceMemoryError, GraphError
 from npresnet.training import evaluate
 from npresnet.training.loop import TrainStep, smoothed_cross_entropy
 from npresnet.weights import load_file, save_file
-from npresnet_kernels.gpu import discovery, implicit_gemm
+from npresnet_kernels.gpu import conv, discovery
 from npresnet_kernels.gpu.precision import get_precision
 from tests.parity import to_numpy
 from tests.shim import build, fake_cupy
@@ -89,7 +89,7 @@ def test_random_numbers_do_not_depend_on_the_device(machine):
 @pytest.fixture
 def by_columns(monkeypatch):
     """im2col for all: a tile of 128 x 128 on the host takes its time, however little is used."""
-    monkeypatch.setattr(implicit_gemm, "applies", lambda *_: False)
+    monkeypatch.setattr(conv, "applies", lambda *_: False)
 
 
 @pytest.mark.usefixtures("by_columns")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from npresnet_kernels.gpu import implicit_gemm
+from npresnet_kernels.gpu import conv
 from tests.shim import build, fake_cupy
 from tests.shim.backend import gpu_machine
 
@@ -150,7 +150,7 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
         networks, "convolutions", lambda *_: iter([networks.Conv("c", 3, 4, 3, 2, 1, 9)])
     )
     # a tile of 128 x 128 on the host takes its time, however little of it is used
-    monkeypatch.setattr(implicit_gemm, "applies", lambda *_: False)
+    monkeypatch.setattr(conv, "applies", lambda *_: False)
     notes = gpu_work.Notes(tmp_path / "r", tmp_path, 60, size=24)
     with gpu_machine():
         for name in ("device", "prepare", "npresnet inference", "npresnet training", "layers"):

@@ -24,6 +24,7 @@ struct Fragments {
 };
 
 inline float part(unsigned bits, int i, half16) { return to_float(half16{(unsigned short)(bits >> 16 * i)}); }
+inline float part(unsigned bits, int i, bfloat16) { return to_float(bfloat16{(unsigned short)(bits >> 16 * i)}); }
 // cvt.rna.tf32: to 10 bits of mantissa, ties away from zero
 inline float part(unsigned bits, int, float) { return __uint_as_float((bits + 0x1000u) & 0xffffe000u); }
 

@@ -7,6 +7,7 @@ budget.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 
 from npresnet_kernels.budget import row_slices
 from npresnet_kernels.contract import Array, Pair, Shape
-from npresnet_kernels.gpu import implicit_gemm
+from npresnet_kernels.gpu.convolution import Convolution, applies
 from npresnet_kernels.gpu.device import array_module, blocks, empty, launch, scalar_type
 from npresnet_kernels.gpu.linear import matmul
 from npresnet_kernels.gpu.memory import contiguous, from_rows, new_image, rows_of
+from npresnet_kernels.gpu.precision import get_precision
 from npresnet_kernels.shapes import conv_output_size
 
 __all__ = ["col2im", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "im2col"]
@@ -81,20 +83,44 @@ def _groups(groups: int, in_channels: int, out_channels: int) -> Iterator[tuple[
         yield slice(g * i, (g + 1) * i), slice(g * o, (g + 1) * o)
 
 
+@functools.lru_cache(maxsize=256)
+def _made(device: int, precision: str, *layer: Any) -> Convolution:
+    """The convolution of a layer on the current ``device`` in the ``precision`` of now."""
+    return Convolution(*layer)
+
+
 def _implicit(
     dtype: Any,
     shape: Shape,
-    out_channels: int,
-    kernel_size: Pair,
+    weight: Shape,
     stride: Pair,
     padding: Pair,
     dilation: Pair,
     groups: int,
-) -> bool:
-    """Whether no columns are needed. Where they are the image itself, cuBLAS is at no loss."""
-    patches = _Patches(shape, kernel_size, stride, padding, dilation)
-    output = (shape[0], out_channels, *patches.output)
-    return not patches.trivial and implicit_gemm.applies(dtype, (shape, output), groups)
+) -> Convolution | None:
+    """The implicit products of a layer, for images of a shape, if no columns are needed.
+
+    Where columns are the image itself, cuBLAS is at no loss. 16-bit integers are no numbers here.
+    """
+    patches = _Patches(shape, (weight[2], weight[3]), stride, padding, dilation)
+    output = (shape[0], weight[0], *patches.output)
+    if patches.trivial or dtype == np.uint16 or not applies(dtype, (shape, output), groups):
+        return None
+    device = array_module().cuda.runtime.getDevice()
+    layer = (shape[1:], weight, stride, padding, dtype.name, dilation)
+    return _made(device, get_precision(), *layer)
+
+
+def _nhwc(x: Array) -> Array:
+    """(N, C, H, W) as dense (N, H, W, C) at an address of whole vectors."""
+    dense = contiguous(x).transpose(0, 2, 3, 1)
+    aligned: Array = dense if dense.data.ptr % 16 == 0 else dense.copy()
+    return aligned
+
+
+def _scratch(made: Convolution, batch: int, training: bool) -> Array:
+    """Working memory for one call."""
+    return empty((made.scratch_floats(1, training, batch),), np.float32)
 
 
 def _matrix(weight: Array) -> Array:
@@ -145,9 +171,13 @@ def conv2d(
 ) -> Array:
     """The product y = X W^T + bias, a group of channels at a time."""
     out_channels, depth, *kernel = weight.shape
-    window = ((kernel[0], kernel[1]), stride, padding, dilation)
-    if _implicit(x.dtype, x.shape, out_channels, *window, groups):
-        return implicit_gemm.conv2d(x, weight, bias, stride, padding, dilation)
+    made = _implicit(x.dtype, x.shape, weight.shape, stride, padding, dilation, groups)
+    if made is not None:
+        image = new_image((len(x), out_channels, *made.output), x.dtype)
+        packed = made.pack(array_module().ascontiguousarray(weight))
+        wide = None if bias is None else bias.astype(np.float32)
+        made.forward(_nhwc(x), packed, _nhwc(image), _scratch(made, len(x), False), wide)
+        return image
     patches = _Patches(x.shape, (kernel[0], kernel[1]), stride, padding, dilation)
     x, w = contiguous(x), _matrix(weight)
     y = empty((patches.rows, out_channels), x.dtype)
@@ -174,11 +204,14 @@ def conv2d_grad_input(
 ) -> Array:
     """grad_x = col2im(grad_y W)."""
     out_channels, depth, *kernel = weight.shape
-    window = ((kernel[0], kernel[1]), stride, padding, dilation)
-    if _implicit(grad_output.dtype, input_shape, out_channels, *window, groups):
-        return implicit_gemm.conv2d_grad_input(
-            grad_output, weight, input_shape, stride, padding, dilation
-        )
+    dtype = grad_output.dtype
+    made = _implicit(dtype, input_shape, weight.shape, stride, padding, dilation, groups)
+    if made is not None:
+        image = new_image(input_shape, dtype)
+        packed = made.pack_grad_input(array_module().ascontiguousarray(weight))
+        scratch = _scratch(made, len(image), True)
+        made.grad_input(_nhwc(grad_output), packed, _nhwc(image), scratch)
+        return image
     patches = _Patches(input_shape, (kernel[0], kernel[1]), stride, padding, dilation)
     dy, w = rows_of(grad_output), _matrix(weight)
     dx = new_image(input_shape, dy.dtype)
@@ -199,9 +232,12 @@ def conv2d_grad_weight(
     groups: int,
 ) -> Array:
     """grad_W = grad_y^T X, the slices' shares added up in double."""
-    window = (kernel_size, stride, padding, dilation)
-    if _implicit(x.dtype, x.shape, grad_output.shape[1], *window, groups):
-        return implicit_gemm.conv2d_grad_weight(grad_output, x, *window)
+    filters = (grad_output.shape[1], x.shape[1] // groups, *kernel_size)
+    made = _implicit(x.dtype, x.shape, filters, stride, padding, dilation, groups)
+    if made is not None:
+        sums = empty(filters, x.dtype)
+        made.grad_weight(_nhwc(x), _nhwc(grad_output), sums, _scratch(made, len(x), True))
+        return sums
     xp = array_module()
     patches = _Patches(x.shape, kernel_size, stride, padding, dilation)
     out_channels, depth = grad_output.shape[1], x.shape[1] // groups

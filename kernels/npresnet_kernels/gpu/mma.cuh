@@ -67,6 +67,18 @@ __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], 
 #endif
 }
 
+// bfloat16 and TF32 begin with sm_80; the launchers see to it that no older device gets here.
+__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                         unsigned b1, bfloat16) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
 __device__ __forceinline__ unsigned to_tf32(unsigned bits) {
 #if __CUDA_ARCH__ >= 800
     unsigned rounded;

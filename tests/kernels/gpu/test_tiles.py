@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from npresnet_kernels.gpu.implicit_gemm import Tap, delta_table, parity_taps
+from npresnet_kernels.gpu.convolution import parity_taps, window_taps
+from npresnet_kernels.gpu.products import Gather
 from npresnet_kernels.gpu.tiles import TILES, WANTED_BLOCKS, Tile, choose_tile, share_of
 
 
@@ -53,16 +54,29 @@ def test_parities_share_out_every_pair_of_pixel_and_tap():
         }
         found = set()
         for parity in itertools.product(*map(range, stride)):
-            for tap in parity_taps(parity, kernel, stride, padding, dilation):
+            for (place,), delta in parity_taps(parity, kernel, stride, padding, dilation):
                 found |= {
-                    (h * stride[axis] + parity[axis], tap.place[axis], h + tap.delta[axis])
+                    (h * stride[axis] + parity[axis], divmod(place, 2)[axis], h + delta[axis])
                     for h in range(-9, 20)
-                    if 0 <= h + tap.delta[axis] < 9
+                    if 0 <= h + delta[axis] < 9
                 }
         assert found == wanted
 
 
+def test_folded_taps_meet_what_plain_ones_meet():
+    kernel, padding, dilation = (2, 7), (1, 3), (2, 1)
+    plain = {place: delta for (place,), delta in window_taps(kernel, padding, dilation)}
+    folded = {
+        place: (dh, dw * 2 + part)
+        for places, (dh, dw) in window_taps(kernel, padding, dilation, fold=2)
+        for part, place in enumerate(places)
+        if place >= 0
+    }
+    assert folded == plain
+    assert len(window_taps(kernel, padding, dilation, fold=2)) == 2 * 4
+
+
 def test_table():
-    table = delta_table((Tap((0, 0), (-1, 2)), Tap((0, 1), (0, 3))), 10, 8, 4)
+    gather = Gather((5, 10, 8), ((-1, 2), (0, 3)), (1, 1), (1, 1))
     expected = [(-1, 2, -64, 0), (-1, 2, -60, 0), (0, 3, 24, 0), (0, 3, 28, 0)]
-    np.testing.assert_array_equal(table, expected)
+    np.testing.assert_array_equal(gather.table(4), expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npresnet_kernels import reference
-from npresnet_kernels.gpu import implicit_gemm
+from npresnet_kernels.gpu import products
 from npresnet_kernels.gpu.precision import use_precision
 from npresnet_kernels.gpu.tiles import TILES
 from npresnet_kernels.shapes import conv_output_size
@@ -27,6 +27,7 @@ CASES = {
     "one channel short": ((1, 31, 9, 8), 63, (3, 3), (1, 1), (1, 1), (1, 1)),
     "one row more": ((1, 9, 5, 13), 65, (2, 2), (1, 1), (1, 1), (2, 1)),
     "stride 2": ((2, 16, 9, 8), 8, (3, 3), (2, 2), (1, 1), (1, 1)),
+    "a stem in pairs of pixels": ((1, 3, 13, 16), 8, (7, 7), (2, 2), (3, 3), (1, 1)),
     "stem": ((1, 3, 13, 15), 8, (7, 7), (2, 2), (3, 3), (1, 1)),
     "shares": ((3, 4, 21, 19), 5, (1, 3), (1, 1), (0, 1), (1, 1)),
 }
@@ -54,8 +55,8 @@ def results_of(kernels, case, dtype, rng):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_against_the_reference(case, precision, rng):
-    dtype, products, bound = PRECISIONS[precision]
-    with use_precision(products):
+    dtype, taken, bound = PRECISIONS[precision]
+    with use_precision(taken):
         ours, truth = results_of(gpu_on_host, CASES[case], dtype, rng)
     for result, exact in zip(ours, truth, strict=True):
         assert result.dtype == dtype
@@ -65,9 +66,9 @@ def test_against_the_reference(case, precision, rng):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("tile", TILES[:-1])
 def test_large_tiles(tile, precision, rng, monkeypatch):
-    monkeypatch.setattr(implicit_gemm, "choose_tile", lambda *_: tile)
-    dtype, products, bound = PRECISIONS[precision]
-    with use_precision(products):
+    monkeypatch.setattr(products, "choose_tile", lambda *_: tile)
+    dtype, taken, bound = PRECISIONS[precision]
+    with use_precision(taken):
         ours, truth = results_of(gpu_on_host, CASES["one row more"], dtype, rng)
     for result, exact in zip(ours, truth, strict=True):
         assert relative_error(result, exact) <= bound

@@ -1,0 +1,130 @@
+"""Plans' convolutions and linear layers on the host shim: every epilogue, at every tile's edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npresnet_kernels.gpu import products
+from npresnet_kernels.gpu.errors import DeviceError
+from npresnet_kernels.gpu.tiles import TILES
+from tests.kernels.gpu import products_against_truth as against
+from tests.kernels.gpu.products_against_truth import Layer
+from tests.shim import build, fake_cupy
+
+pytestmark = [
+    pytest.mark.skipif(build.compiler() is None, reason="the host shim needs g++"),
+    pytest.mark.usefixtures("host"),
+]
+
+LAYERS = {
+    "one channel short": Layer((1, 9, 8, 31), 63, (3, 3), padding=(1, 1)),
+    "whole vectors": Layer((2, 5, 7, 16), 72, (3, 3), (2, 2), (1, 1)),
+    "a stem": Layer((1, 10, 14, 3), 8, (7, 7), (2, 2), (3, 3)),
+    "an odd stem": Layer((1, 11, 13, 3), 8, (7, 7), (2, 2), (3, 3)),
+    "one pixel": Layer((2, 7, 6, 16), 24, (1, 1), (2, 2)),
+    "shares": Layer((2, 23, 19, 4), 5, (1, 3), padding=(0, 1)),
+}
+EPILOGUES = (
+    *("bias", "relu", "moments", "bias moments", "bias relu", "bias residual relu"),
+    *("scale bias relu", "scale bias residual relu"),
+)
+each_precision = pytest.mark.parametrize("precision", against.DTYPES)
+
+
+@pytest.fixture
+def host():
+    with fake_cupy.installed(), fake_cupy.Device(0):
+        yield
+
+
+def options(words: str) -> dict[str, bool]:
+    return dict.fromkeys(words.split(), True)
+
+
+@each_precision
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_and_its_gradients(name, precision, rng):
+    layer = LAYERS[name]
+    against.check_forward(layer, precision, rng, moments=True)
+    against.check_grad_input(layer, precision, rng)
+    against.check_grad_input(layer, precision, rng, accumulate=True)
+    against.check_grad_weight(layer, precision, rng)
+
+
+@each_precision
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_epilogues(epilogue, precision, rng):
+    for name in ("whole vectors", "shares"):  # stores of vectors, and of numbers one by one
+        against.check_forward(LAYERS[name], precision, rng, **options(epilogue))
+
+
+@each_precision
+@pytest.mark.parametrize("tile", TILES[:-1])
+def test_large_tiles(tile, precision, rng, monkeypatch):
+    monkeypatch.setattr(products, "choose_tile", lambda *_: tile)
+    layer = Layer((1, 10, 13, 8), 136, (2, 2))  # 108 rows, 136 columns
+    against.check_forward(layer, precision, rng, **options("bias residual relu moments"))
+    against.check_grad_weight(layer, precision, rng)
+
+
+@each_precision
+def test_images_that_come_padded(precision, rng):
+    against.check_forward(LAYERS["a stem"], precision, rng, bias=True, padded=True)
+
+
+def test_a_stem_of_16_bits_takes_pixels_in_pairs(rng):
+    made = LAYERS["a stem"].made("bf16")
+    assert made.input_channels == 4
+    assert made.packed_size == 8 * 7 * 4 * 8  # seven rows of four pairs, each a vector
+    assert LAYERS["an odd stem"].made("bf16").input_channels == 8
+    assert LAYERS["a stem"].made("fp32").input_channels == 4
+
+
+@each_precision
+def test_linear_layers(precision, rng):
+    against.check_dense(3, 20, 10, precision, rng, wide=True)
+    against.check_dense(70, 16, 65, precision, rng, accumulate=True)
+
+
+def test_many_blocks_moments_are_joined_in_groups(rng, monkeypatch):
+    monkeypatch.setattr(products, "JOINED", 2)
+    against.check_forward(LAYERS["shares"], "fp32", rng, moments=True)  # 874 rows, 14 blocks
+
+
+def test_nan_passes_a_relu(rng):
+    layer = LAYERS["one pixel"]
+    made = layer.made("fp16")
+    x = rng.standard_normal(layer.x).astype(np.float16)
+    x[0, 0, 0, 0] = np.nan
+    w = rng.standard_normal(layer.weight).astype(np.float32)
+    y = against.unwritten((2, *made.output, layer.outs), np.float16)
+    packed = made.pack(against.device(w))
+    made.forward(against.device(x), packed, y, against.scratch(made, 2), relu=True)
+    wrong = np.isnan(against.host(y))
+    assert wrong[0, 0, 0].all()
+    assert wrong.sum() == layer.outs
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("bf16", r'bfloat16 needs .* 8\.0, this one has 7\.5: use precision="fp16"'),
+        ("tf32", r'TF32 needs .* 8\.0, this one has 7\.5: use precision="fp32"'),
+    ],
+)
+def test_a_device_too_old_for_a_precision(precision, message, monkeypatch):
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "75")
+    LAYERS["one pixel"].made("fp16")
+    LAYERS["one pixel"].made("fp32")
+    with pytest.raises(DeviceError, match=message):
+        LAYERS["one pixel"].made(precision)
+
+
+def test_too_little_scratch(rng):
+    layer = LAYERS["one pixel"]
+    made = layer.made("fp32")
+    x, dy = (against.unwritten(s, np.float32) for s in (layer.x, (2, *made.output, layer.outs)))
+    dw, little = (against.unwritten(s, np.float32) for s in (layer.weight, (64,)))
+    with pytest.raises(DeviceError, match=r"needs \d+ bytes of scratch, got 256"):
+        made.grad_weight(x, dy, dw, little)
