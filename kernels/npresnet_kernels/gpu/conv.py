@@ -113,7 +113,7 @@ def _implicit(
 
 def _nhwc(x: Array) -> Array:
     """(N, C, H, W) as dense (N, H, W, C) at an address of whole vectors."""
-    dense = contiguous(x).transpose(0, 2, 3, 1)
+    dense: Any = contiguous(x).transpose(0, 2, 3, 1)
     aligned: Array = dense if dense.data.ptr % 16 == 0 else dense.copy()
     return aligned
 

@@ -55,8 +55,8 @@ class ElementType(NamedTuple):
 
     def defines(self, tile: Tile, operand: Array, **more: str) -> dict[str, str | int]:
         """Return the macros of a kernel."""
-        own = {"SCALAR": scalar_type(operand), "EXACT": int(self.exact)}
-        return {**own, "TILE_M": tile.rows, "TILE_N": tile.columns, **more}
+        sizes = {"EXACT": int(self.exact), "TILE_M": tile.rows, "TILE_N": tile.columns}
+        return {"SCALAR": scalar_type(operand), **sizes, **more}
 
 
 def element_type(dtype: Any) -> ElementType:
