@@ -64,13 +64,13 @@ for scalar in ("float", "half16", "bfloat16"):
 
 
 def product_budget(exact: int, tile: Tile) -> Budget:
-    """Threads of a multiprocessor: 256 where products are the language's, and on sm_75.
+    """Room for 256 threads on a multiprocessor where products are the language's, and on sm_75.
 
-    In tensor cores 512, but for the smallest tile, of which six blocks, 384 threads, are enough.
+    In tensor cores 512 with the largest tile, two blocks, and 384 with the smaller ones.
     """
     if exact:
         return Budget(255, shared=0)
-    return Budget(168 if tile == TILES[-1] else 128, shared=0, first_generation=255)
+    return Budget(128 if tile == TILES[0] else 168, shared=0, first_generation=255)
 
 
 PRODUCTS = {
