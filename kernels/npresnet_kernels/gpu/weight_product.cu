@@ -1,10 +1,17 @@
 // The gradient of a convolution's weights: a sum over pixels, shared among blocks.
 #include "tile.cuh"
 
+// Blocks on a multiprocessor that the compiler keeps registers for; left alone it spills on sm_75.
+#if EXACT || defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+enum { RESIDENT = 256 / THREADS };
+#else
+enum { RESIDENT = (THREADS == 64 ? 384 : 512) / THREADS };
+#endif
+
 // Shares of the weight's gradient: parts[z] = dy^T x over `share` stages of pixels, (dy's channels,
 // k). Both operands lie with their rows along k here, and are turned round on their way to shared
 // memory: neighbouring lanes hold neighbouring pixels.
-extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
+extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64, RESIDENT)
     weight_product(const scalar* x, const scalar* dy, float* parts, const int4* table, int pixels,
                    int outs, int vectors, int height, int width, int channels, int p_size,
                    int q_size, int step_h, int step_w, int share) {
@@ -24,6 +31,7 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
         const int pixel = stage * DEPTH + k;
         const bool there = pixel < pixels;
         const int top = pixel / q_size % p_size * step_h, left = pixel % q_size * step_w;
+        const scalar* grad = dy + (long long)pixel * outs;
         const scalar* from =
             x + (((long long)(pixel / q_size / p_size) * height + top) * width + left) * channels;
 #pragma unroll
@@ -31,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
             const int row = first_row + (line + i * (THREADS / DEPTH)) * VECTOR;
             a[i] = make_uint4(0, 0, 0, 0);
             if (there && row < outs)
-                a[i] = *reinterpret_cast<const uint4*>(dy + (long long)pixel * outs + row);
+                a[i] = *reinterpret_cast<const uint4*>(grad + row);
         }
 #pragma unroll
         for (int i = 0; i < B_LOADS; ++i) {
@@ -41,11 +49,12 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
                 b[i] = *reinterpret_cast<const uint4*>(from + place[i].z);
         }
     };
-    const auto turn = [&](const uint4& v, unsigned char* to, int vector) {
+    // rows that are a multiple of 8 apart are swizzled alike
+    const auto turn = [&](const uint4& v, unsigned char* to) {
         const unsigned words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int e = 0; e < VECTOR; ++e) {
-            const int at = swizzled(vector * VECTOR + e, k / VECTOR) + k % VECTOR * (int)sizeof(scalar);
+            const int at = swizzled(line * VECTOR + e, k / VECTOR) + k % VECTOR * (int)sizeof(scalar);
             if (sizeof(scalar) == 4)
                 *reinterpret_cast<unsigned*>(to + at) = words[e * sizeof(scalar) / 4];
             else
@@ -56,10 +65,10 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
     const auto put = [&](int slot) {
         unsigned char* to = memory + slot * STAGE;
 #pragma unroll
-        for (int i = 0; i < A_LOADS; ++i) turn(a[i], to, line + i * (THREADS / DEPTH));
+        for (int i = 0; i < A_LOADS; ++i) turn(a[i], to + i * (THREADS / DEPTH) * VECTOR * 64);
 #pragma unroll
         for (int i = 0; i < B_LOADS; ++i)
-            turn(b[i], to + TILE_M * 64, line + i * (THREADS / DEPTH));
+            turn(b[i], to + (TILE_M + i * (THREADS / DEPTH) * VECTOR) * 64);
     };
 
     Sums sums = {};

@@ -66,11 +66,11 @@ for scalar in ("float", "half16", "bfloat16"):
 def product_budget(exact: int, tile: Tile) -> Budget:
     """Room for 256 threads on a multiprocessor where products are the language's, and on sm_75.
 
-    In tensor cores 512 with the largest tile, two blocks, and 384 with the smaller ones.
+    In tensor cores 512, two blocks of the largest tile, and 384 with the smallest one.
     """
     if exact:
         return Budget(255, shared=0)
-    return Budget(128 if tile == TILES[0] else 168, shared=0, first_generation=255)
+    return Budget(168 if tile == TILES[-1] else 128, shared=0, first_generation=255)
 
 
 PRODUCTS = {
