@@ -402,7 +402,15 @@ def adopt(value: Any) -> Any:
 
 
 def from_dlpack(value: Any) -> Array:
-    """Return the memory of another library's array as an array, without a copy; see `adopt`."""
+    """Return the memory of another library's array as an array, without a copy; see `adopt`.
+
+    Raises
+    ------
+    BackendError
+        If it lives on a device that can't be used.
+    DtypeError
+        If the other library doesn't hand it over.
+    """
     kind, index = value.__dlpack_device__()
     if kind not in (1, 2, 13):  # kDLCPU, kDLCUDA, kDLCUDAManaged
         raise BackendError(f"from_dlpack takes arrays of the CPU or of a CUDA device, got {kind=}")

@@ -193,7 +193,13 @@ class Tensor:
     # ------------------------------------------------------------------ gradients
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Set ``requires_grad`` and return the tensor."""
+        """Set ``requires_grad`` and return the tensor.
+
+        Raises
+        ------
+        DtypeError
+            If the values aren't floating-point numbers.
+        """
         if requires_grad and self.dtype.kind != "f":
             raise DtypeError(f"only floating-point tensors can require gradients: {self.dtype}")
         self.requires_grad = requires_grad
@@ -260,6 +266,11 @@ class Tensor:
         """Call ``hook(grad)`` when the gradient of this tensor is known.
 
         What it returns, unless None, takes the gradient's place.
+
+        Raises
+        ------
+        GraphError
+            If the tensor requires no gradient.
         """
         if not self.requires_grad:
             raise GraphError("register_hook() needs a tensor that requires a gradient")
@@ -415,11 +426,25 @@ class Tensor:
     # ------------------------------------------------------------------ reductions
 
     def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
-        """Return the sum over ``dim`` (all of them if None)."""
+        """Return the sum over ``dim`` (all of them if None).
+
+        Raises
+        ------
+        RangeError
+            If there is no such dimension.
+        """
         return apply(elementary.Sum, self, axes=axes_of(dim, self.shape), keepdims=keepdim)
 
     def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
-        """Return the mean over ``dim`` (all of them if None); NaN over nothing."""
+        """Return the mean over ``dim`` (all of them if None); NaN over nothing.
+
+        Raises
+        ------
+        DtypeError
+            If the values aren't floating-point numbers.
+        RangeError
+            If there is no such dimension.
+        """
         if self.dtype.kind != "f":
             raise DtypeError(
                 f"mean() needs floating-point values, got {self.dtype}: .float() first"
@@ -485,11 +510,23 @@ class Tensor:
         return self.reshape(*shape)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-        """Return the tensor with dimensions ``start_dim`` to ``end_dim`` made one."""
+        """Return the tensor with dimensions ``start_dim`` to ``end_dim`` made one.
+
+        Raises
+        ------
+        RangeError
+            If there are no such dimensions, or they stand in the other order.
+        """
         return self.reshape(flattened(self.shape, start_dim, end_dim))
 
     def permute(self, *dims: Any) -> Tensor:
-        """Return the dimensions in the order ``dims``."""
+        """Return the dimensions in the order ``dims``.
+
+        Raises
+        ------
+        RangeError
+            If a dimension is missing, comes twice or doesn't exist.
+        """
         return apply(elementary.Permute, self, axes=order_of(sizes_of(dims), self.shape))
 
     def transpose(self, dim0: int, dim1: int) -> Tensor:
@@ -500,7 +537,13 @@ class Tensor:
         return self.permute(*order)
 
     def t(self) -> Tensor:
-        """Return the transpose of a matrix."""
+        """Return the transpose of a matrix.
+
+        Raises
+        ------
+        ShapeError
+            If there are more than two dimensions.
+        """
         if self.ndim > 2:
             raise ShapeError(f"t() needs a matrix, got shape {self.shape}")
         return self.T
@@ -515,14 +558,26 @@ class Tensor:
         return self.reshape(self.shape[:axis] + self.shape[axis + 1 :])
 
     def unsqueeze(self, dim: int) -> Tensor:
-        """Return the tensor with a dimension of size 1 put in at ``dim``."""
+        """Return the tensor with a dimension of size 1 put in at ``dim``.
+
+        Raises
+        ------
+        RangeError
+            If ``dim`` lies beyond the end.
+        """
         if not -self.ndim - 1 <= dim <= self.ndim:
             raise RangeError(f"unsqueeze: dimension {dim} of a tensor with shape {self.shape}")
         axis = dim + self.ndim + 1 if dim < 0 else dim
         return self.reshape((*self.shape[:axis], 1, *self.shape[axis:]))
 
     def expand(self, *shape: Any) -> Tensor:
-        """Return the tensor broadcast to ``shape``; -1 keeps a dimension."""
+        """Return the tensor broadcast to ``shape``; -1 keeps a dimension.
+
+        Raises
+        ------
+        ShapeError
+            If it can't be broadcast to it.
+        """
         return apply(elementary.Expand, self, shape=expanded(self.shape, sizes_of(shape)))
 
     def __getitem__(self, index: Any) -> Tensor:

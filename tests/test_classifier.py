@@ -172,7 +172,6 @@ def test_plain_weights(tmp_path):
 
 def test_pretrained(tmp_path, monkeypatch):
     """A repository on a hub says how images are prepared and what the classes are called."""
-    pytest.importorskip("huggingface_hub")
     from safetensors.numpy import save
 
     from tests.weights.fake_hub import fake_hub, repository

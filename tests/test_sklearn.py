@@ -189,11 +189,14 @@ def test_images_and_labels_of_other_libraries(data):
     assert clf.classes_.tolist() == [0, 1]
     np.testing.assert_array_equal(clf.predict_proba(theirs), expected)
     np.testing.assert_array_equal(clf.predict_proba(list(theirs)), expected)
-    try:
-        import jax.numpy as jnp
-    except ImportError:
-        return
-    np.testing.assert_array_equal(clf.predict_proba(jnp.asarray(images)), expected)
-    np.testing.assert_array_equal(clf.predict_proba([jnp.asarray(i) for i in images]), expected)
     with pytest.raises(DtypeError, match="uint8"):
         clf.predict(theirs.float())
+
+
+def test_images_of_jax(data):
+    jnp = pytest.importorskip("jax.numpy", reason="jax isn't installed")
+    images, labels = data
+    clf = nr.Classifier(**{**SETTINGS, "epochs": 1}).fit(images, labels)
+    expected = clf.predict_proba(images)
+    np.testing.assert_array_equal(clf.predict_proba(jnp.asarray(images)), expected)
+    np.testing.assert_array_equal(clf.predict_proba([jnp.asarray(i) for i in images]), expected)

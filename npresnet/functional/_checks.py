@@ -17,7 +17,15 @@ IntPair: TypeAlias = int | Sequence[int]
 
 
 def pair(value: IntPair, name: str, least: int) -> Pair:
-    """Return an integer or a pair of them as a pair, each at least ``least``."""
+    """Return an integer or a pair of them as a pair, each at least ``least``.
+
+    Raises
+    ------
+    DtypeError
+        If it is something else.
+    RangeError
+        If one is smaller.
+    """
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) == 1:
         values = values * 2

@@ -176,6 +176,11 @@ def with_weights(name: str, pretrained: Pretrained, options: dict[str, Any]) -> 
         As for :func:`create_model`.
     pretrained : Pretrained
         As `npresnet.weights.load_pretrained` gives it.
+
+    Raises
+    ------
+    WeightsError
+        If they contradict their settings, or don't fit the network.
     """
     structure = structure_of(name)
     state, settings = pretrained
@@ -204,7 +209,13 @@ def with_weights(name: str, pretrained: Pretrained, options: dict[str, Any]) -> 
 
 
 def structure_of(name: str) -> dict[str, Any]:
-    """Return the arguments of ResNet that a name stands for."""
+    """Return the arguments of ResNet that a name stands for.
+
+    Raises
+    ------
+    RangeError
+        If there is no such network.
+    """
     if name not in _NAMES:
         raise RangeError(no_such_network(name))
     found = _PARTS.fullmatch(name)

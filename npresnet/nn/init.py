@@ -85,7 +85,13 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """Return the factor that keeps the variance through a nonlinearity."""
+    """Return the factor that keeps the variance through a nonlinearity.
+
+    Raises
+    ------
+    RangeError
+        If the nonlinearity is unknown.
+    """
     slope = 0.01 if param is None else param
     gains = {
         "linear": 1.0,

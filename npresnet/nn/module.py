@@ -210,21 +210,39 @@ class Module:
         return sorted({*super().__dir__(), *(name for table in tables for name in table)})
 
     def register_buffer(self, name: str, tensor: Tensor | None) -> None:
-        """Register a tensor that is saved with the module but not learned."""
+        """Register a tensor that is saved with the module but not learned.
+
+        Raises
+        ------
+        ModuleError
+            If ``super().__init__()`` hasn't been called yet.
+        """
         if "_modules" not in self.__dict__:
             raise ModuleError(_no_init(self, f"before it registers {name}"))
         self._buffers[name] = tensor
         _Structure.version += 1
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
-        """Register a parameter; None holds its place."""
+        """Register a parameter; None holds its place.
+
+        Raises
+        ------
+        ModuleError
+            If ``super().__init__()`` hasn't been called yet.
+        """
         if "_modules" not in self.__dict__:
             raise ModuleError(_no_init(self, f"before it registers {name}"))
         self._parameters[name] = param
         _Structure.version += 1
 
     def add_module(self, name: str, module: Module | None) -> None:
-        """Register a child module."""
+        """Register a child module.
+
+        Raises
+        ------
+        ModuleError
+            If ``super().__init__()`` hasn't been called yet, or the name is empty or holds a dot.
+        """
         if "_modules" not in self.__dict__:
             raise ModuleError(_no_init(self, f"before it adds {name}"))
         if not name or "." in name:
@@ -283,7 +301,13 @@ class Module:
         return (buffer for _, buffer in self.named_buffers())
 
     def get_submodule(self, target: str) -> Module:
-        """Return the module with a dotted name, as in ``"layer1.0.conv1"``."""
+        """Return the module with a dotted name, as in ``"layer1.0.conv1"``.
+
+        Raises
+        ------
+        AttributeError
+            If there is none.
+        """
         module = self
         for name in filter(None, target.split(".")):
             child = module._modules.get(name)

@@ -88,7 +88,13 @@ class BatchNorm2d(Module):
                 init.constant_(parameter, value)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise each channel; in training also move the running statistics."""
+        """Normalise each channel; in training also move the running statistics.
+
+        Raises
+        ------
+        ShapeError
+            If the input isn't (N, C, H, W), or a training batch has one value a channel.
+        """
         if input.ndim != 4:
             raise ShapeError(f"BatchNorm2d expected (N, C, H, W), got shape {input.shape}")
         momentum = 0.0 if self.momentum is None else self.momentum

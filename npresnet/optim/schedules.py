@@ -385,7 +385,13 @@ class SequentialLR(LRScheduler):
         return {**super().state_dict(), "_schedulers": [s.state_dict() for s in self._schedulers]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken.
+
+        Raises
+        ------
+        WeightsError
+            If it is that of another schedule, or of another number of them.
+        """
         own = self._schedulers
         parts = state_dict.get("_schedulers", ())
         if len(parts) != len(own):
@@ -493,7 +499,13 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        """Return the learning rates of batch ``last_epoch``; set the momentum on the way."""
+        """Return the learning rates of batch ``last_epoch``; set the momentum on the way.
+
+        Raises
+        ------
+        RangeError
+            If all steps have been made.
+        """
         step = self.last_epoch
         if step > self.total_steps:
             raise RangeError(

@@ -102,7 +102,13 @@ class Table(Items):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What a new network makes of such rows: squares if F is a square number, else lines."""
+        """What a new network makes of such rows: squares if F is a square number, else lines.
+
+        Raises
+        ------
+        RangeError
+            If a row is longer than the largest image.
+        """
         if self.features > MAX_SIDE**2:
             raise RangeError(f"a row holds an image of up to {MAX_SIDE**2} pixels")
         side = math.isqrt(self.features)

@@ -138,7 +138,13 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Make a recipe from :meth:`to_dict`."""
+        """Make a recipe from :meth:`to_dict`.
+
+        Raises
+        ------
+        RangeError
+            If it has no such setting, or one is out of range.
+        """
         unknown = set(values) - set(get_type_hints(cls))
         if unknown:
             raise RangeError(f"a recipe has no {', '.join(sorted(unknown))}")

@@ -110,6 +110,11 @@ def find_weights(
     """Find or fetch a weight file, and what is said of it; for arguments see `load_pretrained`.
 
     A file or folder of that name counts first.
+
+    Raises
+    ------
+    WeightsError
+        If there are none of that name, or they can't be fetched.
     """
     name = os.fspath(weights)
     if os.path.isdir(name):

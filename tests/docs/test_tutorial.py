@@ -188,7 +188,6 @@ def test_the_script_trains_the_networks_of_the_tutorial():
 
 
 def test_the_picture(script, record, tmp_path):
-    pytest.importorskip("matplotlib")
     from PIL import Image
 
     committed = ROOT / "docs" / "plain_against_residual.png"

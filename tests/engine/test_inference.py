@@ -66,7 +66,6 @@ def test_an_image_gets_the_same_bits_in_any_batch(case, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_threads_do_not_change_bits(case, dtype):
-    pytest.importorskip("numba")
     from npresnet_kernels.cpu import threads
 
     model, x = case

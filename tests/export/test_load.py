@@ -59,8 +59,6 @@ EXPORTS = {
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_torch_exports_run_in_a_plan(name, theirs, tmp_path, rng):
-    if "dynamo" in name and "torchscript" not in name:
-        pytest.importorskip("onnxscript", reason="torch's newer exporter needs onnxscript")
     path = exported(theirs, tmp_path / "theirs.onnx", **EXPORTS[name])
     model = nr.load_onnx(path)
     assert not model.training

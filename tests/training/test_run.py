@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,9 +276,16 @@ def test_folders_that_cannot_be_written(images, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
-def test_write_protected_folder(images, tmp_path):
-    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+def test_write_protected_folder(images, tmp_path, monkeypatch):
+    """Which permission bits alone don't make for root."""
+    really_open = os.open
+
+    def refusing(path, flags, *mode):
+        if flags & os.O_CREAT and Path(path).parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return really_open(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refusing)
     with pytest.raises(WriteError, match="get permission or choose another place"):
         train_run(images, tmp_path, recipe=RECIPE)
 

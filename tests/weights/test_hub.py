@@ -11,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("huggingface_hub")
-
 from huggingface_hub import constants
 from safetensors.numpy import save
 

@@ -14,8 +14,6 @@ from npresnet.errors import ExtraError, WeightsError, WriteError
 from tests.tiny import registered
 from tests.weights.fake_hub import fake_hub, repository
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny():

@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
+from safetensors.numpy import save
 
 import npresnet as nr
 from npresnet import models
@@ -19,12 +21,6 @@ from npresnet.weights.transformers import (
     new_name,
     preprocessing_of,
 )
-
-pytest.importorskip("huggingface_hub")
-
-from huggingface_hub import constants
-from safetensors.numpy import save
-
 from tests.weights.fake_hub import entry, fake_hub, repository
 
 CONFIG = {  # of microsoft/resnet-50, but for the classes
