@@ -188,6 +188,6 @@ class Session:
             **more,
         }
         quick = "-quick" if self.arguments.quick else ""
-        name = f"{self.script}{quick}-{self.machine['date'][:16].replace(':', '')}"
+        name = f"{self.script}{quick}-{self.machine['date'][:19].replace(':', '')}"
         for path in report.save(self.arguments.out, name, content, draw, size, self.where):
             print(f"written: {path}")

@@ -1,38 +1,88 @@
-"""Which algorithm a layer shape gets: a cost in cycles, from arithmetic and weights' traffic.
+"""Which algorithm a layer shape gets: the least cost in a model of cycles.
 
 The choice must be the same for an image alone and in any batch, on one thread or many: an
-inference result would differ in its last bits otherwise. So the cost knows the layer's shape and
-the vector unit, nothing else, and nothing is timed at run time. The constants come from timings
-on two AVX-512 cores (docs/performance.md); narrower units scale by their lanes.
+inference result would differ in its last bits otherwise. So the model knows the layer's shape, the
+host's vector unit and its L2, and asks what an image alone and a fixed batch take; nothing is
+timed at run time. What an amount of work costs was fitted to the times that `bench/layers.py`
+measured (`bench/calibrate.py` does it, docs/performance.md says how well it fits).
 """
 
+from dataclasses import astuple, dataclass
+from math import prod
+from pathlib import Path
+
 from .transforms import F2, F4, Form
-from .vector import LANES, TILE_COLUMNS
+from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
 
 FMAS_PER_CYCLE = 2
 """Vector multiply-adds that a core starts in a cycle."""
 
-TRANSFORM_OPERATIONS = (4.0, 5.0)
-"""Vector operations a point of the input and of the output transform, loads and stores with it."""
-
-GATHER_OPERATIONS = 2.0
-"""Vector operations an element of the direct form's left operand."""
-
-WEIGHT_BYTES_PER_CYCLE = 8.0
-"""What a core reads of weights that no L2 holds."""
-
-ASSUMED_BATCH = 16
-"""Images that share one reading of the weights; a compromise, and fixed: see above."""
+ASSUMED_BATCHES = (1, 16)
+"""An image alone and many weigh alike: the product of both costs decides."""
 
 STORED_BYTES = 16 * 1024 * 1024
 """Transformed weights larger than this are made from the plain ones whenever they are needed."""
 
-MADE_CYCLES = 6.0
-"""Cycles for each vector of transformed weights that is made when needed."""
+SHARED_BYTES = 4 * 1024 * 1024
+"""Transformed input that all threads share at a time."""
 
-MADE_BATCH = 2
-"""Images that share one making of them. Few: at 512 channels of 7x7, F(2x2, 3x3) takes half of
-F(4x4, 3x3)'s time for an image alone, and as much for eight."""
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+def _l2_bytes() -> int:
+    """Return the size of a core's L2, 1 MiB where the system doesn't tell."""
+    for index in CACHES.glob("index*"):
+        try:
+            level, size = ((index / name).read_text().strip() for name in ("level", "size"))
+            if level == "2":
+                return int(size.removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    return 1 << 20
+
+
+L2_BYTES = _l2_bytes()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call does; or, as `COSTS`, the cycles of all cores that one of each takes.
+
+    Attributes
+    ----------
+    winograd, direct : float
+        Vector multiply-adds of the two forms' products, at `FMAS_PER_CYCLE`.
+    transform : float
+        Vectors that a Winograd form makes of input and output, at `FMAS_PER_CYCLE`.
+    gather : float
+        Vectors of the direct form's left operand, at `FMAS_PER_CYCLE`.
+    weight : float
+        Bytes of packed weights beyond what an L2 holds.
+    made : float
+        Vectors of transformed weights that are made, not read.
+    call : float
+        The call itself.
+    """
+
+    winograd: float = 0.0
+    direct: float = 0.0
+    transform: float = 0.0
+    gather: float = 0.0
+    weight: float = 0.0
+    made: float = 0.0
+    call: float = 1.0
+
+    def cycles(self, costs: "Work") -> float:
+        """Return what the work costs."""
+        pairs = zip(astuple(self), astuple(costs), strict=True)
+        return float(sum(amount * cost for amount, cost in pairs))
+
+
+COSTS = Work(
+    winograd=1.228, direct=1.197, transform=21.5, gather=24.5, weight=0.0853, made=9.88, call=115e3
+)
+"""Fitted on two AVX-512 cores with an L2 of 2 MiB each; narrower units scale by their lanes."""
 
 
 def ceil_to(count: int, multiple: int) -> int:
@@ -61,21 +111,31 @@ def mostly_padding(
     return 3 * inside < 2 * all_taps
 
 
-def winograd_cost(form: Form, channels: int, out_channels: int, out_size: tuple[int, int]) -> float:
-    """Return the cycles an image takes in a Winograd form."""
+def tiles_together(form: Form, channels: int) -> int:
+    """Return the most tiles that all threads work on together, where they share them."""
+    tile_bytes = form.points * -(-channels // LANES) * VECTOR_BYTES
+    return max(TILE_ROWS, min(128, SHARED_BYTES // tile_bytes))
+
+
+def winograd_work(
+    form: Form, channels: int, out_channels: int, out_size: tuple[int, int], images: int
+) -> Work:
+    """Return what a Winograd form does for some images."""
     depth, columns = ceil_to(channels, 4), ceil_to(out_channels, TILE_COLUMNS)
-    tiles = ceil_to(out_size[0], form.outputs) * ceil_to(out_size[1], form.outputs)
-    tiles //= form.outputs**2
-    into, back = TRANSFORM_OPERATIONS
-    operations = depth * columns + into * ceil_to(channels, LANES) + back * columns
-    cycles = tiles * form.points * operations / (LANES * FMAS_PER_CYCLE)
+    tiles = images * prod(-(-size // form.outputs) for size in out_size)
+    turns = tiles * form.points / (LANES * FMAS_PER_CYCLE)
     weights = form.points * depth * columns * 4
-    if weights > STORED_BYTES:
-        return cycles + MADE_CYCLES * weights / (4 * LANES * MADE_BATCH)
-    return cycles + weights / (WEIGHT_BYTES_PER_CYCLE * ASSUMED_BATCH)
+    made = weights > STORED_BYTES and channels % LANES == 0
+    times = -(-tiles // tiles_together(form, channels))
+    return Work(
+        winograd=turns * depth * columns,
+        transform=turns * (ceil_to(channels, LANES) + columns),
+        weight=0 if made else max(weights - L2_BYTES, 0),
+        made=times * weights / VECTOR_BYTES if made else 0,
+    )
 
 
-def direct_cost(
+def direct_work(
     channels: int,
     out_channels: int,
     kernel_size: int,
@@ -83,19 +143,49 @@ def direct_cost(
     padding: int,
     size: tuple[int, int],
     out_size: tuple[int, int],
-) -> float:
-    """Return the cycles an image takes by direct convolution."""
+    images: int,
+) -> Work:
+    """Return what direct convolution does for some images."""
     columns = ceil_to(out_channels, TILE_COLUMNS)
-    pairs = out_size[0] * out_size[1] * kernel_size**2
+    weights = kernel_size**2 * channels * columns * 4
+    all_pairs = pairs = out_size[0] * out_size[1] * kernel_size**2
     taps, first = (kernel_size, kernel_size), (-padding, -padding)
     if channels % LANES == 0 and mostly_padding(size, out_size, taps, first, stride):
-        pairs = 1
-        for axis in range(2):
-            pairs *= inside_taps(size[axis], out_size[axis], kernel_size, -padding, stride)
-    operations = pairs * channels * (columns + GATHER_OPERATIONS)
-    weights = kernel_size**2 * channels * columns * 4
-    cycles = operations / (LANES * FMAS_PER_CYCLE)
-    return cycles + weights / (WEIGHT_BYTES_PER_CYCLE * ASSUMED_BATCH)
+        pairs = prod(
+            inside_taps(size[axis], out_size[axis], kernel_size, -padding, stride)
+            for axis in range(2)
+        )
+    turns = images * pairs * channels / (LANES * FMAS_PER_CYCLE)
+    return Work(
+        direct=turns * columns,
+        gather=turns,
+        weight=max(weights * pairs / all_pairs - L2_BYTES, 0),
+    )
+
+
+def work_of(
+    algorithm: str,
+    channels_in: int,
+    channels_out: int,
+    kernel_size: int,
+    stride: int,
+    padding: int,
+    height: int,
+    width: int,
+    images: int,
+) -> Work:
+    """Return what an algorithm, as `choose_algorithm` names it, does for some images."""
+    out_size = (
+        (height + 2 * padding - kernel_size) // stride + 1,
+        (width + 2 * padding - kernel_size) // stride + 1,
+    )
+    if algorithm == "direct":
+        shape = (channels_in, channels_out, kernel_size, stride, padding)
+        return direct_work(*shape, (height, width), out_size, images)
+    return winograd_work(FORMS[algorithm], channels_in, channels_out, out_size, images)
+
+
+FORMS = {"winograd4": F4, "winograd2": F2}
 
 
 def choose_algorithm(
@@ -122,12 +212,9 @@ def choose_algorithm(
     """
     if kernel_size != 3 or stride != 1 or padding > 2:
         return "direct"
-    out_size = (height + 2 * padding - 2, width + 2 * padding - 2)
-    costs = {
-        "direct": direct_cost(
-            channels_in, channels_out, kernel_size, stride, padding, (height, width), out_size
-        ),
-        "winograd2": winograd_cost(F2, channels_in, channels_out, out_size),
-        "winograd4": winograd_cost(F4, channels_in, channels_out, out_size),
-    }
-    return min(costs, key=lambda name: costs[name])
+    shape = (channels_in, channels_out, kernel_size, stride, padding, height, width)
+
+    def cost(algorithm: str) -> float:
+        return prod(work_of(algorithm, *shape, n).cycles(COSTS) for n in ASSUMED_BATCHES)
+
+    return min(("direct", *FORMS), key=cost)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .algorithm import choose_algorithm
+from .algorithm import FORMS, choose_algorithm
 from .memory import ALIGNMENT, aligned_empty
 from .norm import moments as moments_of
 from .problem import (
@@ -25,10 +25,7 @@ from .problem import (
     WinogradProblem,
     ceil_div,
 )
-from .transforms import F2, F4
 from .weight_problem import Layer, weight_problem
-
-FORMS = {"winograd4": F4, "winograd2": F2}
 
 
 class Convolution:

@@ -6,7 +6,6 @@ same four things: `weight_floats`, `scratch_floats`, `pack`, `run`. How work is 
 depend on batch and threads; what is computed, and in which order, never does.
 """
 
-import os
 from ctypes import addressof, c_char
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import direct, direct_images, packing, winograd
-from .algorithm import STORED_BYTES, mostly_padding
+from .algorithm import STORED_BYTES, mostly_padding, tiles_together
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import WANTED_BYTES, chunk_length, gemm_blocked
 from .parallel import Integers, run, thread_count
@@ -30,17 +29,9 @@ FLOORS = np.array([-np.inf, 0.0], dtype=np.float32)
 BLOCK_FLOATS = 96 * 1024
 """Floats of a block's left operand: well inside an L2 of 1 MB with room for weights."""
 
-
-def _l2_bytes() -> int:
-    """Return the size of a core's L2, 1 MiB where the system doesn't tell."""
-    try:
-        return max(os.sysconf("SC_LEVEL2_CACHE_SIZE"), 1 << 20)
-    except (AttributeError, ValueError, OSError):
-        return 1 << 20
-
-
-L2_BYTES = _l2_bytes()
-"""Decides how work is cut into blocks, never what is computed."""
+CUT_BYTES = 1 << 20
+"""Of an L2, what work is cut for; found by trying. On an L2 of 2 MiB, blocks for all of it are no
+faster, and an image alone takes longer."""
 
 ITEMS_PER_THREAD = 3
 """Work items wanted for a thread, so that one that is slowed down doesn't hold up the rest."""
@@ -212,11 +203,11 @@ class WinogradProblem:
     def _choose_blocks(self, tile_bytes: int) -> None:
         """Choose tiles in a block and columns in a group for both schedules; size their scratch."""
         # V takes at most 0.6 of L2; beside it are M and, while they pass, the weights
-        most = max(L2_BYTES * 6 // 10 // tile_bytes, TILE_ROWS)
+        most = max(CUT_BYTES * 6 // 10 // tile_bytes, TILE_ROWS)
         self.block = min(most, 2 * TILE_ROWS + 4)
         # more columns at a time read V less often, fewer keep M small
-        self.group = min(2 if 4 * self.weight_floats <= L2_BYTES * 2 else 4, self.columns)
-        self.shared_block = max(TILE_ROWS, min(128, 4 * 1024 * 1024 // tile_bytes))
+        self.group = min(2 if 4 * self.weight_floats <= CUT_BYTES * 2 else 4, self.columns)
+        self.shared_block = tiles_together(self.form, self.channels)
         self.shared_group = min(2, self.columns)
         self._bytes = self._thread_bytes(self.block, self.group, True)
         self._shared_bytes = self._thread_bytes(self.shared_block, self.shared_group, False)
@@ -274,7 +265,7 @@ class WinogradProblem:
 
         block = even_block(tiles, self.block, threads)
         blocks = ceil_div(tiles, block)
-        if tiles <= self.block and 4 * self.weight_floats > L2_BYTES and not self.stored:
+        if tiles <= self.block and 4 * self.weight_floats > CUT_BYTES and not self.stored:
             table[winograd.BLOCK] = tiles
             table[winograd.GROUP] = self.shared_group
             table[winograd.THREAD_SCRATCH] = self._bytes
