@@ -426,7 +426,7 @@ class DirectProblem:
         parts = max(1, min(self.columns, ceil_div(ITEMS_PER_THREAD * threads, max(blocks, 1))))
         table[direct.PARTS] = parts
         # weights that stay in L2 leave the memory to what blocks read and write
-        small = 4 * self.weight_floats <= L2_BYTES // 2
+        small = 4 * self.weight_floats <= CUT_BYTES // 2
         table[direct.FETCH] = small and parts == 1 and not self.by_pixel
         run(direct.direct_blocks, table, blocks * parts, threads)
         del bias
