@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from npresnet import functional as F
@@ -131,7 +131,6 @@ class TrainStep:
     ) -> None:
         self._model, self._loss_function, self._optimizer = model, loss_function, optimizer
         self._precision, self.scaler = precision, scaler
-        self._logits = Tensor(np.zeros((0, 0), np.float32))
         self._plan: Any = None
 
     def __call__(
@@ -149,7 +148,7 @@ class TrainStep:
         if plan is None or plan.shape[0] < len(images) or plan.shape[1:] != images.shape[1:]:
             plan = self._plan = compile_step(
                 self._model,
-                self._loss,
+                self._loss_function,
                 self._optimizer,
                 images.shape,
                 fallback="eager",
@@ -158,19 +157,13 @@ class TrainStep:
             )
             self.scaler = plan.scaler  # the next plan goes on with it
         loss: float = plan(backend.asarray(images, dtype=dtype), labels)
-        return loss, backend.to_numpy(self._logits.data)
-
-    def _loss(self, logits: Tensor, labels: Any) -> Tensor:
-        self._logits = logits
-        loss = self._loss_function(logits, labels)
-        value = float(loss.item())
-        if not math.isfinite(value):
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {value}: lower the learning rate "
+                f"the loss became {loss}: lower the learning rate "
                 f"(lr={_rate(self._optimizer):g} now), and check that the images hold finite "
                 "numbers"
             )
-        return loss
+        return loss, backend.to_numpy(plan.output)
 
 
 def make_optimizer(
@@ -336,8 +329,4 @@ def _rate(optimizer: Optimizer) -> float:
 
 def smoothed_cross_entropy(label_smoothing: float) -> LossFunction:
     """Return the cross-entropy with a share of each target spread over all classes."""
-
-    def loss(logits: Tensor, labels: Any) -> Tensor:
-        return F.cross_entropy(logits, np.asarray(labels), label_smoothing=label_smoothing)
-
-    return loss
+    return functools.partial(F.cross_entropy, label_smoothing=label_smoothing)
