@@ -308,44 +308,55 @@ def our_training(notes: Notes) -> None:
 
 
 def layers(notes: Notes) -> None:
-    """Each different convolution of the network, forward and both gradients."""
+    """Each different convolution of the network, forward and both gradients, as plans call it."""
     once = cupy_timer(_cupy())
-    for precision, dtype in (("fp16", "float16"), ("fp32", "float32")):
+    for precision in PRECISIONS:
         for conv, _ in networks.distinct(networks.convolutions(MODEL, notes.size)):
             for direction in ("forward", "grad_input", "grad_weight"):
 
                 def run(
-                    conv: networks.Conv = conv, direction: str = direction, dtype: str = dtype
+                    conv: networks.Conv = conv,
+                    direction: str = direction,
+                    precision: str = precision,
                 ) -> dict[str, Any]:
-                    found = measure(once, _convolution(conv, direction, dtype), 0.2)
+                    found = measure(once, _convolution(conv, direction, precision), 0.1)
                     return {**found, "tflops": conv.flop(LAYER_BATCH) / found["ms"] / 1e9}
 
                 known = {"layer": conv.shape, "pass": direction, "precision": precision}
                 notes.attempt(run, what="layer", **known)
 
 
-def _convolution(conv: networks.Conv, direction: str, dtype: str) -> Callable[[], Any]:
-    """Return one pass of a convolution, its arrays made, images channels last."""
-    from npresnet_kernels import gpu
+def _convolution(conv: networks.Conv, direction: str, precision: str) -> Callable[[], Any]:
+    """Return one pass of a convolution, its arrays made and its weights packed."""
+    from npresnet_kernels.gpu.convolution import Convolution
+
+    from npresnet_kernels.gpu.precision import use_precision
 
     xp = _cupy()
     rng = np.random.default_rng(0)
+    dtype = {"fp16": np.float16, "bf16": np.uint16}.get(precision, np.float32)
 
     def array(*shape: int) -> Any:
-        return xp.asarray(rng.standard_normal(shape, dtype=np.float32)).astype(dtype)
+        numbers = rng.standard_normal(shape, dtype=np.float32)
+        # bfloat16 is the upper half of a float32
+        return xp.asarray(numbers.view(np.uint32) >> 16 if dtype is np.uint16 else numbers, dtype)
 
-    def image(channels: int, size: int) -> Any:
-        return array(LAYER_BATCH, size, size, channels).transpose(0, 3, 1, 2)
-
-    x, g = image(conv.channels_in, conv.size), image(conv.channels_out, conv.out_size)
-    kernel, stride, padding = (conv.kernel,) * 2, (conv.stride,) * 2, (conv.padding,) * 2
-    w = array(conv.channels_out, conv.channels_in, *kernel)
-    options = (stride, padding, (1, 1), 1)
+    weight = conv.channels_out, conv.channels_in, conv.kernel, conv.kernel
+    with use_precision("tf32" if precision == "tf32" else "fp32"):
+        maps = conv.channels_in, conv.size, conv.size
+        product = Convolution(maps, weight, (conv.stride,) * 2, (conv.padding,) * 2, dtype)
+    scratch = xp.empty(max(product.scratch_floats(1, True, LAYER_BATCH), 1), np.float32)
+    x = array(LAYER_BATCH, conv.size, conv.size, product.input_channels)
+    y = array(LAYER_BATCH, conv.out_size, conv.out_size, conv.channels_out)
+    w = xp.asarray(rng.standard_normal(weight, dtype=np.float32))
     if direction == "forward":
-        return lambda: gpu.conv2d(x, w, None, *options)
+        packed = product.pack(w)
+        return lambda: product.forward(x, packed, y, scratch)
     if direction == "grad_input":
-        return lambda: gpu.conv2d_grad_input(g, w, x.shape, *options)
-    return lambda: gpu.conv2d_grad_weight(g, x, kernel, *options)
+        packed = product.pack_grad_input(w)
+        grad_x = xp.empty((LAYER_BATCH, conv.size, conv.size, conv.channels_in), dtype)
+        return lambda: product.grad_input(y, packed, grad_x, scratch)
+    return lambda: product.grad_weight(x, y, w, scratch)
 
 
 # ---------------------------------------------------------------------- torch
