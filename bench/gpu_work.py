@@ -329,7 +329,6 @@ def layers(notes: Notes) -> None:
 def _convolution(conv: networks.Conv, direction: str, precision: str) -> Callable[[], Any]:
     """Return one pass of a convolution, its arrays made and its weights packed."""
     from npresnet_kernels.gpu.convolution import Convolution
-
     from npresnet_kernels.gpu.precision import use_precision
 
     xp = _cupy()

@@ -161,5 +161,5 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     first = next(r for r in records if r["what"] == "inference")
     assert first["error_rms"] < 1e-5
     assert next(r for r in records if r["what"] == "training")["first_loss"] > 0
-    assert sum(r["what"] == "layer" for r in records) == 6
+    assert sum(r["what"] == "layer" for r in records) == 12
     assert fake_cupy.products
