@@ -1,8 +1,11 @@
 // Mean cross-entropy of a plan and its gradient, a block a row of logits (rows, classes); see
-// reference/loss.py for the formulas. TARGET is the type of a class number, SCALAR that of the
-// gradient; sums in double.
+// reference/loss.py for the formulas. TARGET (int32 or int64) is the type of a class number, SCALAR
+// that of the gradient; sums in double.
 #include "reduce.cuh"
 #include "scalar.cuh"
+
+typedef int int32;
+typedef long long int64;
 
 #define MOST_THREADS 256
 #define EACH_CLASS(c) int c = threadIdx.x; c < classes; c += blockDim.x

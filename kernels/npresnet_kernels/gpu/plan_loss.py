@@ -46,7 +46,7 @@ def cross_entropy(
     rows, classes = logits.shape
     defines = {
         "SCALAR": scalar_type(grad_logits),
-        "TARGET": "int" if target.dtype == np.int32 else "long long",
+        "TARGET": target.dtype.name,
     }
     sizes = (np.int32(rows), np.int32(classes), int(ignore_index), float(label_smoothing))
     grid, block = row_grid(rows, max(1, classes))

@@ -56,7 +56,7 @@ PLAN_SOURCES = (
     "plan_pool.cu",
 )
 for scalar, vector in {"float": 4, "half16": 8, "bfloat16": 8}.items():
-    macros = {"SCALAR": scalar, "VECTOR": vector, "OTHER": "float", "TARGET": "int"}
+    macros = {"SCALAR": scalar, "VECTOR": vector, "OTHER": "float", "TARGET": "int64"}
     VARIANTS[f"plan {scalar}"] = Variant(PLAN_SOURCES, macros, Budget(128, shared=16384))
 for scalar in ("float", "half16", "bfloat16"):
     macros = {"SCALAR": scalar, "FROM": "float", "RESULT": scalar}
