@@ -144,6 +144,13 @@ def test_dtypes_follow_torch():
     assert nr.tensor([1, 2]).float().mean().item() == 1.5
 
 
+def test_sizes():
+    x = nr.zeros(2, 3, 4)
+    assert (x.size(), x.size(1), x.dim(), x.numel(), x.element_size()) == ((2, 3, 4), 3, 3, 24, 4)
+    assert x.is_floating_point()
+    assert not nr.tensor([1]).is_floating_point()
+
+
 def test_mixed_dtypes_send_each_its_own_gradient():
     x = nr.tensor(np.ones(3, np.float32), True)
     y = nr.tensor(np.ones(3), True)

@@ -276,7 +276,9 @@ def _fields(data: memoryview, budget: _Budget) -> Iterator[tuple[int, int, Any]]
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:
-            raise OnnxError(f"byte {position} of a message starts no field")
+            raise OnnxError(
+                f"byte {position} of a message starts no field: the file is damaged or not ONNX"
+            )
         if length > end - position:
             raise OnnxError(
                 f"a field of {length:,} bytes in a message that has {end - position:,} left: the "

@@ -133,10 +133,12 @@ def conv2d(
         around = pair(padding, "padding", 0)
 
     def compute(maps: Tensor) -> Tensor:
-        if maps.shape[1] != group_channels * groups:
+        channels = group_channels * groups
+        if maps.shape[1] != channels:
+            last = maps.shape[3] == channels
             raise ShapeError(
-                f"Conv2d expected {group_channels * groups} input channels, got {maps.shape[1]} "
-                f"(input shape {x.shape})"
+                f"Conv2d expected {channels} input channels, got {maps.shape[1]} (input shape "
+                f"{x.shape}){': channels come first, as in x.permute(0, 3, 1, 2)' if last else ''}"
             )
         if uneven:
             maps = pad(maps, uneven)

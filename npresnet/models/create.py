@@ -92,7 +92,7 @@ def list_models() -> list[str]:
 def no_such_network(name: str) -> str:
     """Return what to say of a name that isn't in :func:`list_models`, with the nearest that are."""
     near = difflib.get_close_matches(name, _NAMES)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint = f"did you mean {', '.join(near)}? " if near else ""
     return f"there is no network {name!r}: {hint}npresnet.list_models() has all {len(_NAMES)} names"
 
 

@@ -96,7 +96,10 @@ class BatchNorm2d(Module):
             If the input isn't (N, C, H, W), or a training batch has one value a channel.
         """
         if input.ndim != 4:
-            raise ShapeError(f"BatchNorm2d expected (N, C, H, W), got shape {input.shape}")
+            raise ShapeError(
+                f"BatchNorm2d expected (N, C, H, W), got shape {input.shape}: a single image is a "
+                "batch of one, image[None]"
+            )
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats:
             counter = self.num_batches_tracked.data

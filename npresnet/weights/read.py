@@ -183,6 +183,11 @@ def _read(file: MappedFile) -> WeightFile:
         )
     if suffix == ".npz":
         raise WeightsError("isn't a zip archive, as .npz files are: fetch or save it again")
+    if suffix != ".safetensors":
+        raise WeightsError(
+            "isn't a weight file of a known format: expected .safetensors, torch's .pth or .pt, or "
+            ".npz"
+        )
     return _from_safetensors(file)
 
 

@@ -14,6 +14,12 @@ LOGITS = np.zeros((2, 3), np.float32)
 
 CASES = [
     (lambda: F.conv2d(X, W), ShapeError, r"Conv2d expected 64 input channels, got 3 \(input shape"),
+    (
+        lambda: F.conv2d(X.transpose(0, 2, 3, 1), W3),
+        ShapeError,
+        "channels come first, as in x.perm",
+    ),
+    (lambda: nr.nn.BatchNorm2d(3)(nr.tensor(X[0])), ShapeError, r"a batch of one, image\[None\]"),
     (lambda: F.conv2d(X, W3, stride=0), RangeError, "stride must be at least 1, got 0"),
     (lambda: F.conv2d(X, W3, padding=-1), RangeError, "padding must be at least 0"),
     (lambda: F.conv2d(X, W3, dilation=0), RangeError, "dilation must be at least 1"),

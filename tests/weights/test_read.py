@@ -93,6 +93,13 @@ def test_wrong_paths(tmp_path, suffix):
         open_weights(tmp_path / f"folder{suffix}")
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "photo.png", "weights"])
+def test_what_is_no_weight_file(tmp_path, name):
+    (tmp_path / name).write_text("hello, this is no weight file")
+    with pytest.raises(WeightsError, match="isn't a weight file of a known format: expected"):
+        open_weights(tmp_path / name)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
