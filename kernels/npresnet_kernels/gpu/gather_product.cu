@@ -143,6 +143,7 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
     if (parts)
         tile_moments(sums, space, parts + 2LL * blockIdx.x * columns,
                      rows - first_row < TILE_M ? rows - first_row : TILE_M, first_column, columns);
+    const bool dense = p_size == y_height && q_size == y_width;  // a row for each pixel, in order
 #pragma unroll
     for (int quarter = 0; quarter < 4; ++quarter) {
 #pragma unroll
@@ -155,10 +156,13 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
             const int slot = at / (TILE_N / WIDE), c = at % (TILE_N / WIDE) * WIDE;
             const int row = first_row + Sums::row_of(quarter, slot), column = first_column + c;
             if (row >= rows || column >= columns) continue;
-            const int h = row / q_size % p_size * y_step_h + y_first_h;
-            const int w = row % q_size * y_step_w + y_first_w;
-            const long long place =
-                (((long long)(row / q_size / p_size) * y_height + h) * y_width + w) * columns + column;
+            long long pixel = row;
+            if (!dense) {
+                const int h = row / q_size % p_size * y_step_h + y_first_h;
+                const int w = row % q_size * y_step_w + y_first_w;
+                pixel = ((long long)(row / q_size / p_size) * y_height + h) * y_width + w;
+            }
+            const long long place = pixel * columns + column;
             const float* sum = space + slot * PITCH + c;
             if (columns % WIDE == 0)
                 finish<WIDE>(sum, scale, bias, residual, relu, y, column, place);

@@ -7,6 +7,7 @@ import pytest
 
 from npresnet_kernels.gpu import products
 from npresnet_kernels.gpu.errors import DeviceError
+from npresnet_kernels.gpu.graph import recorder
 from npresnet_kernels.gpu.tiles import TILES
 from tests.kernels.gpu import products_against_truth as against
 from tests.kernels.gpu.products_against_truth import Layer
@@ -90,6 +91,41 @@ def test_linear_layers(precision, rng):
 def test_many_blocks_moments_are_joined_in_groups(rng, monkeypatch):
     monkeypatch.setattr(products, "JOINED", 2)
     against.check_forward(LAYERS["shares"], "fp32", rng, moments=True)  # 874 rows, 14 blocks
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_call_can_be_recorded(precision, rng):
+    """Nothing allocates, copies, waits or calls cuBLAS; what packs is among it."""
+    layer = LAYERS["a stem"]._replace(outs=9)
+    made = layer.made(precision)
+    dtype = against.DTYPES[precision]
+    x, dy = (
+        against.device(against.stored(rng.standard_normal(s).astype(np.float32), precision))
+        for s in (layer.x, (1, *made.output, 9))
+    )
+    w, b = (against.device(rng.standard_normal(s).astype("f")) for s in (layer.weight, (9,)))
+    packed, turned = (
+        against.unwritten((n,), dtype) for n in (made.packed_size, made.packed_grad_size)
+    )
+    y, dx = against.unwritten(dy.shape, dtype), against.unwritten(layer.x, dtype)
+    moments, dw = (against.unwritten(s, np.float32) for s in ((2, 9), layer.weight))
+    room = against.scratch(made, 1)
+
+    def run():
+        made.pack(w, packed)
+        made.pack_grad_input(w, turned)
+        made.forward(x, packed, y, room, b, relu=True, moments=moments)
+        made.grad_input(dy, turned, dx, room)
+        made.grad_weight(x, dy, dw, room)
+
+    replay = recorder().record(run)
+    results = [against.host(a) for a in (y, moments, dx, dw)]
+    for a in (y, moments, dx, dw):
+        a.fill(0)
+    replay()
+    for result, again in zip(results, (y, moments, dx, dw), strict=True):
+        np.testing.assert_array_equal(against.host(again), result)
+        assert again.any()
 
 
 def test_nan_passes_a_relu(rng):
