@@ -24,7 +24,8 @@ from tests.kernels.gpu.test_plan_optim import (
     test_without_scaling_nothing_is_looked_at,
 )
 from tests.kernels.gpu.test_plan_pool import (
-    test_cast_and_add,
+    test_add,
+    test_cast,
     test_empty_batch,
     test_max_pool,
     test_mean,

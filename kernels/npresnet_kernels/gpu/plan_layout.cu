@@ -1,6 +1,6 @@
 // What a plan's input passes through: another memory order, another element type; and sums.
 //
-// OTHER is the type of what comes in (float, half16, bfloat16 or byte).
+// OTHER is the type of what comes in.
 #include "scalar.cuh"
 #include "vector.cuh"
 

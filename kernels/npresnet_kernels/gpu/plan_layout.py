@@ -19,7 +19,7 @@ def to_channels_last(x: Array, out: Array) -> None:
     Parameters
     ----------
     x : array (N, C, H, W)
-        Of any element type, or bytes.
+        Of any element type.
     out : array (N, H, W, C')
         Of the plan's element type.
     """

@@ -1,8 +1,7 @@
 // Mean cross-entropy of a plan and its gradient, a block a row of logits (rows, classes); see
-// reference/loss.py for the formulas. TARGET (int32 or int64) is the type of a class number, SCALAR
-// that of the gradient; sums in double.
+// reference/loss.py for the formulas. TARGET (int32 or int64) is the type of a class number; sums in
+// double.
 #include "reduce.cuh"
-#include "scalar.cuh"
 
 typedef int int32;
 typedef long long int64;
@@ -21,7 +20,7 @@ __device__ __forceinline__ double rows_kept(const TARGET* target, int rows, long
 // Losses of the rows, and the gradient of their mean times scale[0] (1 if scale is null). A class out
 // of range gives NaN.
 extern "C" __global__ void mean_cross_entropy(const float* logits, const TARGET* target,
-                                              float* losses, scalar* grad, const float* scale,
+                                              float* losses, float* grad, const float* scale,
                                               int rows, int classes, long long ignore_index,
                                               double smoothing) {
     __shared__ double space[MOST_THREADS];
@@ -56,7 +55,7 @@ extern "C" __global__ void mean_cross_entropy(const float* logits, const TARGET*
             double g = exp(x[c] - most) / sum - smoothing / classes;
             if (c == t) g -= 1 - smoothing;
             if (!known) g = __int_as_float(0x7fc00000);
-            store(grad, (long long)row * classes + c, counts ? (real)(g * share) : (real)0);
+            grad[(long long)row * classes + c] = counts ? (float)(g * share) : 0.0f;
         }
     }
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from npresnet_kernels.contract import Array
-from npresnet_kernels.gpu.device import THREADS, launch, scalar_type
+from npresnet_kernels.gpu.device import THREADS, launch
 from npresnet_kernels.gpu.softmax import row_grid
 
 __all__ = ["cross_entropy"]
@@ -32,7 +32,7 @@ def cross_entropy(
         Classes; one out of range makes loss and gradient NaN.
     loss : array (1,) of float32
         Gets the mean; NaN if no row counts.
-    grad_logits : array (N, C)
+    grad_logits : array (N, C) of float32
         Gets the gradient of ``scale[0] * loss``.
     scale : array (1,) of float32, or None
         Loss scale, read on the device; 1 if there is none.
@@ -44,10 +44,7 @@ def cross_entropy(
         4 bytes a row.
     """
     rows, classes = logits.shape
-    defines = {
-        "SCALAR": scalar_type(grad_logits),
-        "TARGET": target.dtype.name,
-    }
+    defines = {"TARGET": target.dtype.name}
     sizes = (np.int32(rows), np.int32(classes), int(ignore_index), float(label_smoothing))
     grid, block = row_grid(rows, max(1, classes))
     arguments = (logits, target, scratch, grad_logits, scale, *sizes)

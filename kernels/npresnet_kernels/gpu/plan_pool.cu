@@ -1,5 +1,5 @@
-// Max pools of a plan over (N, H, W, vectors * VECTOR) images: square windows, the winner of each a
-// byte, its tap's number row * window + column. A row of the grid shares out an image.
+// Pools of a plan over (N, H, W, vectors * VECTOR) images. A row of the grid shares out an image. Max
+// pools have square windows; the winner of each is a byte, its tap's number row * window + column.
 #include "scalar.cuh"
 #include "vector.cuh"
 
@@ -68,5 +68,36 @@ extern "C" __global__ void max_pool_bytes_grad(const scalar* grad_y, const unsig
                         if (winner.v[k] == own) sum.v[k] += grad.v[k];
                 }
             store_vector(grad_x, n * height * width * vectors + at, sum);
+        }
+}
+
+// The mean of each map of (N, pixels, vectors * VECTOR), in float.
+extern "C" __global__ void mean_of_maps(const scalar* x, float* y, int images, int pixels,
+                                        int vectors) {
+    __shared__ float space[256 * VECTOR];
+    const int first = blockIdx.x * blockDim.x, vector = first + threadIdx.x;
+    for (long long n = blockIdx.y; n < images; n += gridDim.y) {
+        Vector sum = load_vector((const scalar*)nullptr, 0, 0.0f);
+        if (vector < vectors)
+            for (int pixel = threadIdx.y; pixel < pixels; pixel += blockDim.y) {
+                const Vector seen = load_vector(x, (n * pixels + pixel) * vectors + vector);
+#pragma unroll
+                for (EACH_ELEMENT(k)) sum.v[k] += seen.v[k];
+            }
+        fold_rows(sum.v, space, [&](int lane, int k, float total) {
+            if (first + lane < vectors)
+                y[(n * vectors + first + lane) * VECTOR + k] = total / pixels;
+        });
+    }
+}
+
+extern "C" __global__ void mean_of_maps_grad(const float* grad_y, scalar* grad_x, int images,
+                                             int pixels, int vectors) {
+    for (long long n = blockIdx.y; n < images; n += gridDim.y)
+        for (EACH(at, (long long)pixels * vectors)) {
+            Vector grad = load_vector(grad_y, n * vectors + at % vectors);
+#pragma unroll
+            for (EACH_ELEMENT(k)) grad.v[k] /= pixels;
+            store_vector(grad_x, n * pixels * vectors + at, grad);
         }
 }

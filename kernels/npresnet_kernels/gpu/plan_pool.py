@@ -15,6 +15,7 @@ __all__ = [
     "takes_max_pool",
 ]
 
+SOURCE = "plan_pool.cu"
 WIDEST_POOL = 15
 """A winner's number in its window must fit a byte."""
 
@@ -45,7 +46,7 @@ def max_pool_forward(
     vectors = x.shape[3] // vector
     sizes = (len(x), vectors, *x.shape[1:3], *y.shape[1:3], kernel_size, stride, padding)
     launch(
-        "plan_pool.cu",
+        SOURCE,
         "max_pool_bytes",
         _over_image(len(x), y.shape[1] * y.shape[2] * vectors),
         (x, y, winners, *int32(*sizes)),
@@ -68,7 +69,7 @@ def max_pool_backward(
     vectors = grad_x.shape[3] // vector
     sizes = (*grad_x.shape[1:3], *grad_y.shape[1:3], kernel_size, stride, padding)
     launch(
-        "plan_pool.cu",
+        SOURCE,
         "max_pool_bytes_grad",
         _over_image(len(grad_x), grad_x.shape[1] * grad_x.shape[2] * vectors),
         (grad_y, winners, grad_x, *int32(len(grad_x), vectors, *sizes)),
@@ -77,7 +78,7 @@ def max_pool_backward(
 
 
 def average_pool_forward(x: Array, y: Array) -> None:
-    """Mean over all pixels, (N, H, W, C) to (N, C), whose element type may differ."""
+    """Mean over all pixels, (N, H, W, C) to (N, C) float32."""
     if not y.size:
         return
     images, height, width, channels = x.shape
@@ -85,12 +86,12 @@ def average_pool_forward(x: Array, y: Array) -> None:
     vectors = channels // vector
     block, across = channel_blocks(vectors)
     launch(
-        "plan_mean.cu",
+        SOURCE,
         "mean_of_maps",
         (across, min(images, MOST_IMAGES)),
         (x, y, *int32(images, height * width, vectors)),
         block=block,
-        defines=defines_of(x, vector, y),
+        defines=defines_of(x, vector),
     )
 
 
@@ -102,9 +103,9 @@ def average_pool_backward(grad_y: Array, grad_x: Array) -> None:
     vector = vector_of(channels, grad_x, grad_y)
     vectors = channels // vector
     launch(
-        "plan_mean.cu",
+        SOURCE,
         "mean_of_maps_grad",
         _over_image(images, height * width * vectors),
         (grad_y, grad_x, *int32(images, height * width, vectors)),
-        defines=defines_of(grad_x, vector, grad_y),
+        defines=defines_of(grad_x, vector),
     )

@@ -2,8 +2,6 @@
 // 16 bytes they are moved in one access.
 #pragma once
 
-typedef unsigned char byte;
-
 struct Vector {
     float v[VECTOR];
 };

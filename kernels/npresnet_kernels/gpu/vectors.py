@@ -39,7 +39,7 @@ def defines_of(array: Array, vector: int, other: Array | None = None) -> dict[st
     """Return the macros of a plan kernel; ``other`` is an array whose elements differ."""
     macros: dict[str, str | int] = {"SCALAR": scalar_type(array), "VECTOR": vector}
     if other is not None:
-        macros["OTHER"] = "byte" if other.dtype == np.uint8 else scalar_type(other)
+        macros["OTHER"] = scalar_type(other)
     return macros
 
 
