@@ -153,8 +153,17 @@ def trace(model: Module, shape: tuple[int, ...], dtype: Any, training: bool = Fa
     """
     tensors = [*model.parameters(), *model.buffers()]
     real = for_arrays([t.data for t in tensors])
+    with _in_main_memory(model, real):
+        return _traced(model, real, shape, dtype, training)
+
+
+def _traced(
+    model: Module, real: Backend, shape: tuple[int, ...], dtype: Any, training: bool
+) -> Graph:
+    """Return the graph of a model whose numbers are NumPy's."""
     recorder = _Recorder(model)
-    backend = _TracingBackend(real, {id(t.data) for t in tensors})
+    hidden = {id(t.data) for t in (*model.parameters(), *model.buffers())}
+    backend = _TracingBackend(real, hidden)
     x = Tensor(stand_in(shape, dtype))
     entry = Value(tuple(shape), x.dtype, INPUT, "x")
     recorder.add(x, entry)
@@ -297,6 +306,30 @@ def _report_hooks(model: Module) -> None:
             RuntimeWarning,
             stacklevel=4,
         )
+
+
+@contextlib.contextmanager
+def _in_main_memory(model: Module, real: Backend) -> Iterator[None]:
+    """Let a device's numbers be NumPy's for a while: stand-ins can't be mixed with a device's.
+
+    Those of parameters are never looked at; buffers are compared, to see which ones change.
+    """
+    before = [
+        (tensor, tensor.data)
+        for tensor in (*model.parameters(), *model.buffers())
+        if not isinstance(tensor.data, np.ndarray)
+    ]
+    buffers = {id(buffer) for buffer in model.buffers()}
+    try:
+        for tensor, array in before:
+            if id(tensor) in buffers:
+                tensor.data = real.to_numpy(array)
+            else:
+                tensor.data = stand_in(array.shape, array.dtype)
+        yield
+    finally:
+        for tensor, array in before:
+            tensor.data = array
 
 
 @contextlib.contextmanager
