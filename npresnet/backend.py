@@ -79,11 +79,6 @@ class Backend:
         return None
 
     @property
-    def can_plan(self) -> bool:
-        """Whether plans can run here: what can't is run eagerly."""
-        return True
-
-    @property
     def reads_at_once(self) -> bool:
         """Whether the host reads an element without waiting for a device."""
         return True
@@ -182,10 +177,6 @@ class _GpuBackend(Backend):
             raise BackendError(f"backend 'gpu:{index}' can't be used: {error}") from None
         self._kernels = cast(KernelSet, importlib.import_module("npresnet_kernels.gpu"))
         self._device = importlib.import_module("npresnet_kernels.gpu.device")
-
-    @property
-    def can_plan(self) -> bool:
-        return self.plan_kernels is not None
 
     @property
     def reads_at_once(self) -> bool:

@@ -15,7 +15,7 @@ import npresnet as nr
 from npresnet import backend as switch
 from npresnet import nn
 from npresnet.cli import main
-from npresnet.errors import BackendError, DeviceMemoryError, GraphError
+from npresnet.errors import BackendError, DeviceMemoryError
 from npresnet.training import evaluate
 from npresnet.training.loop import TrainStep, smoothed_cross_entropy
 from npresnet.weights import load_file, save_file
@@ -241,12 +241,10 @@ def test_what_a_plan_may_compute_in(machine, monkeypatch):
         nr.set_backend("gpu", precision="tf32")
 
 
-def test_plans_fall_back_to_eager(machine, rng):
+def test_training_and_evaluation_use_plans(machine, rng):
     x, y = problem(rng)
     model = Tiny(num_classes=4).to("gpu")
-    with pytest.raises(GraphError, match="'gpu:0' has no plans: call the model itself, or pass"):
-        nr.compile(model, x.shape)
-    plan = nr.compile(model, x.shape, fallback="eager")
+    plan = nr.compile(model, x.shape)
     on_device = fake_cupy.asarray(x)
     logits = plan(on_device)
     assert isinstance(logits, fake_cupy.ndarray)

@@ -90,6 +90,11 @@ class ArenaPool:
             raise
         self._put(arena)
 
+    def idle(self) -> list[Arena]:
+        """Return the arenas that no call is using."""
+        with self._lock:
+            return list(self._free)
+
     def _put(self, arena: Arena | None) -> None:
         with self._lock:
             if arena is not None and len(self._free) < KEPT:

@@ -24,7 +24,6 @@ from npresnet.engine.request import (
     checked_shape,
     chosen_precision,
     home,
-    plannable,
     received,
     takes_fallback,
 )
@@ -114,6 +113,16 @@ class InferencePlan:
             self._prepared = self._prepare()
 
     # ------------------------------------------------------------------ running
+
+    @property
+    def recorded(self) -> bool:
+        """Whether runs are replayed from a recording of the device's work.
+
+        That needs a backend that can record, and plan kernels for every operation; the recording
+        is made in the second run of a batch size.
+        """
+        seats = [seat for arena in self._arenas.idle() for seat in arena.seats.values()]
+        return any(seat.recording.replay is not None for seat in seats)
 
     def __call__(self, x: Any) -> Any:
         """Compute the model's output.
@@ -254,7 +263,11 @@ class InferencePlan:
         return self._scratch[threads]
 
     def __repr__(self) -> str:
-        return f"<inference plan of {type(self._model).__name__} for {self.shape}, {self.dtype}>"
+        how = ", recorded" if self.recorded else ""
+        return (
+            f"<inference plan of {type(self._model).__name__} for {self.shape}, {self.dtype}, "
+            f"{self.precision}{how}>"
+        )
 
 
 @dataclass
@@ -370,7 +383,6 @@ def compile(
         raise RangeError(f"fallback must be None or 'eager', got {fallback!r}")
     sizes, precision = checked_shape(shape), chosen_precision(model, precision)
     try:
-        plannable(model)
         return InferencePlan(model, sizes, algorithm, precision=precision)
     except GraphError as error:
         takes_fallback(fallback, precision, error)

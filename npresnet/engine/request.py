@@ -17,7 +17,6 @@ __all__ = [
     "checked_shape",
     "chosen_precision",
     "home",
-    "plannable",
     "received",
     "takes_fallback",
 ]
@@ -76,16 +75,6 @@ def takes_fallback(fallback: str | None, precision: str, error: GraphError) -> N
         raise GraphError(
             f"precision {precision!r} needs a plan, and there is none: {error}"
         ) from error
-
-
-def plannable(model: Module) -> None:
-    """Raise a GraphError if the backend that a model lives on can't run plans."""
-    backend = home(model)[0]
-    if not backend.can_plan:
-        raise GraphError(
-            f"backend {backend.name!r} has no plans: call the model itself, or pass "
-            'fallback="eager" for something that is called like a plan'
-        )
 
 
 def received(x: Any, shape: tuple[int, ...], dtype: Any, backend: Backend) -> Array:

@@ -22,7 +22,6 @@ from npresnet.engine.request import (
     checked_shape,
     chosen_precision,
     home,
-    plannable,
     received,
     takes_fallback,
 )
@@ -340,7 +339,6 @@ def compile_step(
     if scaler is None:
         scaler = GradScaler(enabled=precision == "fp16")
     try:
-        plannable(model)
         return TrainingPlan(model, loss, optimizer, sizes, algorithm, precision, scaler)
     except GraphError as error:
         takes_fallback(fallback, precision, error)

@@ -13,11 +13,12 @@ import contextlib
 import functools
 import operator
 import sys
+import threading
 import time
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,25 @@ _limit = [TOTAL]
 _module = sys.modules[__name__]
 launched: list[str] = []
 """Names of the kernels that ran, in order."""
+
+
+class _Thread(threading.local):
+    """What CuPy keeps for each thread.
+
+    Attributes
+    ----------
+    captured : list
+        What the streams that are captured keep: work, and the memory that it uses.
+    hooks : list of MemoryHook
+        Those in whose ``with`` block it is.
+    """
+
+    def __init__(self):
+        self.captured: list[list[tuple[Callable[[], object], list[weakref.ref]]]] = []
+        self.hooks: list[MemoryHook] = []
+
+
+_thread = _Thread()
 
 
 # ---------------------------------------------------------------------- memory
@@ -56,7 +76,7 @@ def _allocate(shape, dtype) -> np.ndarray:
     dtype = np.dtype(dtype)
     shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    for hook in MemoryHook.active:
+    for hook in _thread.hooks:
         hook.malloc_preprocess(device_id=_current[0], size=size, mem_size=-(-size // 512) * 512)
     _refuse_capture(f"an allocation of {size:,} bytes")
     if size > _limit[0]:
@@ -267,7 +287,7 @@ def _wrapped(result: Any) -> Any:
 def _call(function, args, kwargs):
     values = _plain(args)
     named = {key: _plain(value) for key, value in kwargs.items()}
-    if _captured and "out" in named and not _is_product(function):
+    if _thread.captured and "out" in named and not _is_product(function):
         _do(functools.partial(function, *values, **named), *args, *kwargs.values())
         return kwargs["out"]
     if _is_product(function):
@@ -388,14 +408,12 @@ class Event:
 class MemoryHook:
     """Told of every allocation in its ``with`` block."""
 
-    active: ClassVar[list[MemoryHook]] = []
-
     def __enter__(self):
-        self.active.append(self)
+        _thread.hooks.append(self)
         return self
 
     def __exit__(self, *_):
-        self.active.remove(self)
+        _thread.hooks.remove(self)
 
 
 class _Pool:
@@ -426,12 +444,8 @@ class CUDARuntimeError(RuntimeError):
     """As of cupy_backends.cuda.api.runtime."""
 
 
-_captured: list[list[tuple[Callable[[], object], list[weakref.ref]]]] = []
-"""What the stream that is captured keeps: work, and the memory that it uses."""
-
-
 def _refuse_capture(what: str) -> None:
-    if _captured:
+    if _thread.captured:
         raise CUDARuntimeError(
             f"cudaErrorStreamCaptureUnsupported: {what} is not permitted when stream is capturing"
         )
@@ -439,12 +453,12 @@ def _refuse_capture(what: str) -> None:
 
 def _do(work: Callable[[], object], *arrays: Any) -> None:
     """Do work that takes its place in a stream; keep it if that is captured."""
-    if not _captured:
+    if not _thread.captured:
         with np.errstate(all="ignore"):
             work()
         return
     memory = [_memory(a._values) for a in arrays if isinstance(a, ndarray)]
-    _captured[-1].append((work, [weakref.ref(m) for m in memory if m is not None]))
+    _thread.captured[-1].append((work, [weakref.ref(m) for m in memory if m is not None]))
 
 
 class Graph:
@@ -482,10 +496,10 @@ class Stream:
     def begin_capture(self, mode=None):
         if not self._can_capture:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        _captured.append([])
+        _thread.captured.append([])
 
     def end_capture(self):
-        return Graph(_captured.pop())
+        return Graph(_thread.captured.pop())
 
     def record(self, event=None):
         event = event or Event()

@@ -1,0 +1,137 @@
+"""What plans use of the gpu kernels: (N, H, W, C), into memory that the caller gives.
+
+Activations are float32, float16 or bfloat16 (kept as uint16), parameters and statistics float32.
+Nothing here allocates or waits for the device, so a plan's kernels can be recorded as a graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.gpu.convolution import Convolution, applies
+from npresnet_kernels.gpu.dense import Dense
+from npresnet_kernels.gpu.device import empty
+from npresnet_kernels.gpu.graph import recorder
+from npresnet_kernels.gpu.optim import adamw_update_, sgd_update_
+from npresnet_kernels.gpu.plan_layout import add, cast, to_channels_last
+from npresnet_kernels.gpu.plan_loss import cross_entropy
+from npresnet_kernels.gpu.plan_norm import (
+    batch_norm_backward,
+    batch_norm_forward,
+    channel_sum,
+    moments,
+    norm_scratch_bytes,
+    update_running_,
+)
+from npresnet_kernels.gpu.plan_optim import (
+    adamw_step_,
+    all_finite,
+    count_step_,
+    sgd_step_,
+    update_table,
+)
+from npresnet_kernels.gpu.plan_pool import (
+    average_pool_backward,
+    average_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+    takes_max_pool,
+)
+from npresnet_kernels.shapes import conv_output_size
+
+__all__ = [
+    "STATISTICS",
+    "adamw_step_",
+    "adamw_update_",
+    "add",
+    "all_finite",
+    "announce",
+    "average_pool_backward",
+    "average_pool_forward",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "cast",
+    "channel_sum",
+    "choose_algorithm",
+    "convolution",
+    "count_step_",
+    "cross_entropy",
+    "dense",
+    "max_pool_backward",
+    "max_pool_forward",
+    "memory",
+    "moments",
+    "norm_scratch_bytes",
+    "recorder",
+    "sgd_step_",
+    "sgd_update_",
+    "takes_max_pool",
+    "takes_update",
+    "thread_count",
+    "to_channels_last",
+    "update_running_",
+    "update_table",
+]
+
+STATISTICS = np.dtype(np.float32)
+"""Of means and variances."""
+
+
+def choose_algorithm(
+    maps: Shape,
+    weight: Shape,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    asked: str,
+    dtype: np.dtype[Any],
+) -> str:
+    """Return "implicit", or "im2col" (the contract's convolution) for what that doesn't do.
+
+    There is one fast algorithm, so ``asked`` ("auto", "direct" or "winograd") doesn't matter.
+    """
+    _, height, width = maps
+    kernel = weight[2], weight[3]
+    size = conv_output_size((height, width), kernel, stride, padding, dilation)
+    shapes = (maps, (weight[0], *size))
+    return "implicit" if dilation == (1, 1) and applies(dtype, shapes, groups) else "im2col"
+
+
+def convolution(
+    maps: Shape,
+    weight: Shape,
+    stride: Pair,
+    padding: Pair,
+    algorithm: str,
+    dtype: np.dtype[Any],
+) -> Convolution:
+    """Return the convolution of a layer's shape, for maps in a storage type."""
+    return Convolution(maps, weight, stride, padding, dtype)
+
+
+def dense(in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:
+    """Return the linear layer of a shape; its operands are multiplied in ``dtype``."""
+    return Dense(in_features, out_features, dtype)
+
+
+def memory(size: int) -> Array:
+    """Return so many bytes on the current device; CuPy aligns them to 512."""
+    return empty((size,), np.uint8)
+
+
+def thread_count() -> int:
+    """Return 1: what scratch memory a kernel needs doesn't depend on threads here."""
+    return 1
+
+
+def takes_update(*arrays: Array | None) -> bool:
+    """Return False: plans update many tensors at once here, see ``update_table``."""
+    return False
+
+
+def announce() -> None:
+    """Nothing to say: CuPy compiles in a second or two, and keeps what it made on disk."""

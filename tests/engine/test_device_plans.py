@@ -1,0 +1,284 @@
+"""Plans on a device, by the host shim: the numbers of the textbook, recorded and replayed."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import npresnet as nr
+from npresnet import functional as F
+from npresnet import nn
+from npresnet.errors import BackendError, DeviceMemoryError, RangeError
+from tests.engine.networks import lived_in
+from tests.parity import relative_error, to_numpy
+from tests.shim import build as build_of_shim
+from tests.shim import fake_cupy
+from tests.shim.backend import gpu_on_host
+
+SHAPE = (3, 3, 9, 7)
+
+
+@pytest.fixture
+def device():
+    if build_of_shim.compiler() is None:
+        pytest.skip("the gpu kernels run on the host through g++, which isn't here")
+    with gpu_on_host():
+        yield
+
+
+class Small(nn.Module):
+    """A stem with its pool, a block with a projection, another without."""
+
+    def __init__(self, classes=5):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.first = nn.Conv2d(8, 12, 3, 2, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(12)
+        self.side = nn.Conv2d(8, 12, 1, 2, bias=False)
+        self.side_norm = nn.BatchNorm2d(12)
+        self.second = nn.Conv2d(12, 12, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(12, affine=False)
+        self.last = nn.Conv2d(12, 10, 1)
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(10, classes)
+
+    def forward(self, x):
+        x = self.pool(nr.relu(self.norm(self.stem(x))))
+        x = nr.relu(self.first_norm(self.first(x)) + self.side_norm(self.side(x)))
+        x = nr.relu(self.second_norm(self.second(x)) + x)
+        return self.head(self.mean(self.last(x)).flatten(1))
+
+
+class Scaled(Small):
+    """With an operation that there is no plan kernel for."""
+
+    def forward(self, x):
+        return super().forward(x) * 2.0
+
+
+def build(make=Small, dtype="float32"):
+    nr.manual_seed(3)
+    with nr.use_backend("cpu"):
+        return lived_in(make()).to(dtype)
+
+
+def draw(seed, images=SHAPE[0]):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((images, *SHAPE[1:])).astype(np.float32)
+    return x, rng.integers(0, 5, images)
+
+
+def there(x):
+    return nr.tensor(x).data
+
+
+def sgd(model, **settings):
+    return nr.optim.SGD(
+        model.parameters(), **{"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, **settings}
+    )
+
+
+def adamw(model):
+    return nr.optim.AdamW(model.parameters(), lr=0.01)
+
+
+def known(model, x):
+    """Return logits in float64 by the textbook."""
+    twin = build(type(model), "float64").eval()
+    with nr.use_backend("reference"), nr.no_grad():
+        twin.load_state_dict({k: to_numpy(v) for k, v in model.state_dict().items()})
+        return twin(nr.tensor(x.astype(np.float64))).numpy()
+
+
+# ---------------------------------------------------------------------- inference
+
+
+def test_inference_is_recorded_and_replayed(device):
+    model = build().to("gpu").eval()
+    plan = nr.compile(model, SHAPE)
+    for seed in range(4):
+        x, _ = draw(seed)
+        before = len(fake_cupy.launched)
+        assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
+        assert plan.recorded == (seed > 0)
+        assert len(fake_cupy.launched) > before
+    x, _ = draw(9, 2)  # a smaller batch has the same bits, alone and among others
+    whole = to_numpy(plan(there(np.concatenate([x, x[:1]]))))
+    for _ in range(3):
+        np.testing.assert_array_equal(to_numpy(plan(there(x))), whole[:2])
+    assert plan(there(x[:0])).shape == (0, 5)
+
+
+def test_changed_weights_are_seen(device):
+    model = build().to("gpu").eval()
+    plan = nr.compile(model, SHAPE)
+    x, _ = draw(0)
+    for factor in (1, 2, 3):
+        state = {k: v * factor if k == "head.weight" else v for k, v in model.state_dict().items()}
+        model.load_state_dict(state)
+        for _ in range(3):
+            assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
+    model.stem.weight.data[...] = 0  # by hand: nothing is read to notice it
+    plan.refresh()
+    assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
+
+
+def test_what_has_no_kernel_is_not_recorded(device):
+    model = build(Scaled).to("gpu").eval()
+    plan = nr.compile(model, SHAPE)
+    x, _ = draw(0)
+    for _ in range(3):
+        assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
+    assert not plan.recorded
+    assert "recorded" not in repr(plan)
+
+
+def test_several_threads(device):
+    model = build().to("gpu").eval()
+    plan = nr.compile(model, SHAPE)
+    inputs = [there(draw(seed)[0]) for seed in range(3)]
+    expected = [to_numpy(plan(x)) for x in inputs]
+    found = {}
+
+    def call(number):
+        with fake_cupy.Device(0):
+            found[number] = to_numpy(plan(inputs[number % 3]))
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, logits in found.items():
+        np.testing.assert_array_equal(logits, expected[number % 3])
+
+
+# ---------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize(
+    ("make", "loss"),
+    [
+        (sgd, F.cross_entropy),
+        (adamw, nn.CrossEntropyLoss(label_smoothing=0.1)),
+        (lambda m: sgd(m, momentum=0, weight_decay=0), F.cross_entropy),
+    ],
+    ids=["sgd", "adamw", "plain"],
+)
+def test_recorded_steps_follow_the_truth(device, make, loss):
+    model, exact = build().to("gpu").train(), build(dtype="float64").train()
+    first, second = make(exact), make(model)
+    step = nr.compile_step(model, loss, second, SHAPE)
+    for i, images in enumerate((3, 3, 3, 2, 3)):
+        x, y = draw(i, images)
+        for optimizer in (first, second):
+            optimizer.param_groups[0]["lr"] /= 1 + (i == 2)
+        with nr.use_backend("reference"):
+            value = loss(exact(nr.tensor(x.astype(np.float64))), y)
+            first.zero_grad()
+            value.backward()
+            first.step()
+        assert step(there(x), y) == pytest.approx(float(value), rel=1e-4)
+        assert step.recorded == (i > 0)
+        assert step.output.shape == (images, 5)
+    for (key, a), b in zip(model.state_dict().items(), exact.state_dict().values(), strict=True):
+        assert relative_error(to_numpy(a), b) < 1e-3, key
+    for a, b in zip(second.state.values(), first.state.values(), strict=True):
+        assert a.keys() == b.keys()
+        assert a.get("step") == b.get("step")
+        for key in set(a) - {"step"}:
+            assert relative_error(to_numpy(a[key]), b[key]) < 1e-3
+
+
+def test_eager_steps_in_between(device):
+    model, twin = build().to("gpu").train(), build().to("gpu").train()
+    first, second = sgd(model), sgd(twin)
+    step = nr.compile_step(model, F.cross_entropy, first, SHAPE)
+    for i in range(5):
+        x, y = draw(i)
+        if i == 3:
+            second.zero_grad()
+            F.cross_entropy(model(nr.tensor(x)), y).backward()
+            first.step()
+            first.zero_grad()
+        else:
+            step(there(x), y)
+        F.cross_entropy(twin(nr.tensor(x)), y).backward()
+        second.step()
+        second.zero_grad()
+    for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert relative_error(to_numpy(a), to_numpy(b)) < 1e-3
+
+
+def test_any_loss_will_do(device):
+    model, twin = build().to("gpu").train(), build().to("gpu").train()
+    step = nr.compile_step(
+        model, lambda output, y: F.cross_entropy(output * 2.0, y), sgd(model), SHAPE
+    )
+    optimizer = sgd(twin)
+    for i in range(2):
+        x, y = draw(i)
+        value = F.cross_entropy(twin(nr.tensor(x)) * 2.0, y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        assert step(there(x), y) == pytest.approx(float(value), rel=1e-4)
+    assert not step.recorded
+
+
+def test_an_inference_plan_sees_recorded_steps(device):
+    model = build().to("gpu")
+    plan = nr.compile(model, SHAPE)
+    step = nr.compile_step(model.train(), F.cross_entropy, sgd(model), SHAPE)
+    for i in range(3):
+        x, y = draw(i)
+        step(there(x), y)
+        assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
+
+
+# ---------------------------------------------------------------------- wrong input
+
+
+def test_wrong_input(device):
+    model = build().to("gpu")
+    x, y = draw(0)
+    with pytest.raises(BackendError, match="doesn't live on the gpu:0"):
+        nr.compile(model, SHAPE)(x)
+    step = nr.compile_step(model.train(), F.cross_entropy, sgd(model), SHAPE)
+    for _ in range(3):
+        step(there(x), y)
+        with pytest.raises(RangeError, match="is out of range, expected 0 to 4"):
+            step(there(x), y + 9)
+    before = {k: to_numpy(v).copy() for k, v in model.named_parameters()}
+    assert np.isnan(step(there(x * np.nan), y))
+    for key, value in model.named_parameters():
+        np.testing.assert_array_equal(to_numpy(value), before[key])
+
+
+def test_out_of_device_memory(device):
+    model = build().to("gpu").train()
+    plan, step = (
+        nr.compile(model, SHAPE),
+        nr.compile_step(model, F.cross_entropy, sgd(model), SHAPE),
+    )
+    x, y = draw(0)
+    images = there(x)
+    message = r"out of device memory: asked for [\d,]+ bytes.*, [\d,]+ of [\d,]+ bytes are free"
+    try:
+        fake_cupy.set_limit(2000)
+        for call in (
+            lambda: plan(images),
+            lambda: step(images, y),
+            lambda: nr.compile_step(model, F.cross_entropy, sgd(model), SHAPE),
+        ):
+            with pytest.raises(DeviceMemoryError, match=message):
+                call()
+    finally:
+        fake_cupy.set_limit()
+    for _ in range(3):
+        assert relative_error(to_numpy(plan(images)), known(model, x)) < 1e-5
+        assert np.isfinite(step(images, y))
