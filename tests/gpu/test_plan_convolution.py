@@ -33,20 +33,20 @@ def precision(request):
 @pytest.mark.parametrize("name", LAYERS)
 def test_forward(name, precision, rng):
     layer = LAYERS[name]
-    against.check_forward(layer, precision, rng, moments=True)
-    against.check_forward(layer, precision, rng, bias=True, residual=True, relu=True)
-    against.check_forward(layer, precision, rng, scale=True, bias=True, relu=True, padded=True)
+    against.assert_forward(layer, precision, rng, moments=True)
+    against.assert_forward(layer, precision, rng, bias=True, residual=True, relu=True)
+    against.assert_forward(layer, precision, rng, scale=True, bias=True, relu=True, padded=True)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients(name, precision, rng):
     layer = LAYERS[name]
-    against.check_grad_input(layer, precision, rng)
-    against.check_grad_input(layer, precision, rng, accumulate=True)
-    against.check_grad_weight(layer, precision, rng)
+    against.assert_grad_input(layer, precision, rng)
+    against.assert_grad_input(layer, precision, rng, accumulate=True)
+    against.assert_grad_weight(layer, precision, rng)
 
 
 @pytest.mark.parametrize(("rows", "ins", "outs"), [(256, 512, 1000), (1, 512, 1000), (33, 75, 10)])
 def test_linear(rows, ins, outs, precision, rng):
-    against.check_dense(rows, ins, outs, precision, rng)
-    against.check_dense(rows, ins, outs, precision, rng, accumulate=True, wide=True)
+    against.assert_dense(rows, ins, outs, precision, rng)
+    against.assert_dense(rows, ins, outs, precision, rng, accumulate=True, wide=True)

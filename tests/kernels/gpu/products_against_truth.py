@@ -113,7 +113,7 @@ def assert_within(
     assert (error <= bound).all(), f"error {(error / bound).max():.2f} times the bound"
 
 
-def check_forward(
+def assert_forward(
     layer: Layer,
     precision: str,
     rng: np.random.Generator,
@@ -168,7 +168,7 @@ def check_forward(
     assert_within(y, truth, total, terms, ROUNDING[precision])
 
 
-def check_grad_input(
+def assert_grad_input(
     layer: Layer, precision: str, rng: np.random.Generator, *, accumulate: bool = False
 ) -> None:
     made = layer.made(precision)
@@ -191,7 +191,7 @@ def check_grad_input(
     assert_within(dx, truth, total, terms, ROUNDING[precision])
 
 
-def check_grad_weight(layer: Layer, precision: str, rng: np.random.Generator) -> None:
+def assert_grad_weight(layer: Layer, precision: str, rng: np.random.Generator) -> None:
     made = layer.made(precision)
     size = (layer.x[0], *made.output, layer.outs)
     x, dy = (rng.standard_normal(s).astype(np.float32) for s in (layer.x, size))
@@ -207,7 +207,7 @@ def check_grad_weight(layer: Layer, precision: str, rng: np.random.Generator) ->
     assert_within(results[0], truth, total, int(np.prod(size[:3])), EPS)
 
 
-def check_dense(
+def assert_dense(
     rows: int,
     ins: int,
     outs: int,

@@ -47,17 +47,17 @@ def options(words: str) -> dict[str, bool]:
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_and_its_gradients(name, precision, rng):
     layer = LAYERS[name]
-    against.check_forward(layer, precision, rng, moments=True)
-    against.check_grad_input(layer, precision, rng)
-    against.check_grad_input(layer, precision, rng, accumulate=True)
-    against.check_grad_weight(layer, precision, rng)
+    against.assert_forward(layer, precision, rng, moments=True)
+    against.assert_grad_input(layer, precision, rng)
+    against.assert_grad_input(layer, precision, rng, accumulate=True)
+    against.assert_grad_weight(layer, precision, rng)
 
 
 @each_precision
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_epilogues(epilogue, precision, rng):
     for name in ("whole vectors", "shares"):  # stores of vectors, and of numbers one by one
-        against.check_forward(LAYERS[name], precision, rng, **options(epilogue))
+        against.assert_forward(LAYERS[name], precision, rng, **options(epilogue))
 
 
 @each_precision
@@ -65,13 +65,13 @@ def test_epilogues(epilogue, precision, rng):
 def test_large_tiles(tile, precision, rng, monkeypatch):
     monkeypatch.setattr(products, "choose_tile", lambda *_: tile)
     layer = Layer((1, 10, 13, 8), 136, (2, 2))  # 108 rows, 136 columns
-    against.check_forward(layer, precision, rng, **options("bias residual relu moments"))
-    against.check_grad_weight(layer, precision, rng)
+    against.assert_forward(layer, precision, rng, **options("bias residual relu moments"))
+    against.assert_grad_weight(layer, precision, rng)
 
 
 @each_precision
 def test_images_that_come_padded(precision, rng):
-    against.check_forward(LAYERS["a stem"], precision, rng, bias=True, padded=True)
+    against.assert_forward(LAYERS["a stem"], precision, rng, bias=True, padded=True)
 
 
 def test_a_stem_of_16_bits_takes_pixels_in_pairs(rng):
@@ -84,13 +84,13 @@ def test_a_stem_of_16_bits_takes_pixels_in_pairs(rng):
 
 @each_precision
 def test_linear_layers(precision, rng):
-    against.check_dense(3, 20, 10, precision, rng, wide=True)
-    against.check_dense(70, 16, 65, precision, rng, accumulate=True)
+    against.assert_dense(3, 20, 10, precision, rng, wide=True)
+    against.assert_dense(70, 16, 65, precision, rng, accumulate=True)
 
 
 def test_many_blocks_moments_are_joined_in_groups(rng, monkeypatch):
     monkeypatch.setattr(products, "JOINED", 2)
-    against.check_forward(LAYERS["shares"], "fp32", rng, moments=True)  # 874 rows, 14 blocks
+    against.assert_forward(LAYERS["shares"], "fp32", rng, moments=True)  # 874 rows, 14 blocks
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -52,7 +52,7 @@ class Steps:
         plan_optim.count_step_(self.clock, self.scaling)
         assert float(self.scaling[2]) == (bad is None)
 
-    def compare(self, steps):
+    def assert_same(self, steps):
         for here, exact in zip(self.here, self.exact, strict=True):
             for a, b in zip(here, exact, strict=True):
                 np.testing.assert_allclose(a.get(), b, rtol=2e-5, atol=2e-6)
@@ -76,7 +76,7 @@ def test_sgd(xp, rng, momentum, dampening, decay, nesterov):
     for bad in (np.nan, None, np.inf, None, -np.inf):  # the first that counts comes second
         steps.take(rng, lambda *a: plan_optim.sgd_step_(*a, *rule), exact, bad)
         taken += [bad] if bad is None else []
-    steps.compare(2)
+    steps.assert_same(2)
 
 
 def test_adamw(xp, rng):
@@ -93,7 +93,7 @@ def test_adamw(xp, rng):
     for bad in (None, np.inf, None):
         steps.take(rng, lambda *a: plan_optim.adamw_step_(*a, *rule), exact, bad)
         taken += [bad] if bad is None else []
-    steps.compare(2)
+    steps.assert_same(2)
 
 
 def test_without_scaling_nothing_is_looked_at(xp, rng):
