@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from npresnet_kernels.contract import Array, Shape
 from npresnet_kernels.gpu.device import array_module, empty
 
-__all__ = ["contiguous", "empty_like", "from_rows", "new_image", "rows_of"]
+__all__ = ["address", "contiguous", "empty_like", "from_rows", "new_image", "rows_of"]
+
+
+def address(array: Any) -> int:
+    """Return where an array begins."""
+    return int(array.data.ptr)
 
 
 def contiguous(x: Array) -> Array:

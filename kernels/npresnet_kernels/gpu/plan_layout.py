@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from npresnet_kernels.contract import Array
-from npresnet_kernels.gpu.device import MOST_BLOCKS, blocks, launch
+from npresnet_kernels.gpu.device import blocks, launch
 from npresnet_kernels.gpu.vectors import RESIDENT, defines_of, int32, vector_of
 
 __all__ = ["MOST_IMAGES", "add", "cast", "to_channels_last"]
@@ -46,8 +46,8 @@ def _elementwise(kernel: str, x: Array, *others: Array) -> None:
         return
     vector = vector_of(out.size, out, x, *others)
     total = out.size // vector
-    grid = (min(blocks(total)[0], MOST_BLOCKS),)
-    launch(SOURCE, kernel, grid, (x, *others, total), defines=defines_of(out, vector, x))
+    arguments = (x, *others, total)
+    launch(SOURCE, kernel, blocks(total), arguments, defines=defines_of(out, vector, x))
 
 
 def cast(x: Array, out: Array) -> None:

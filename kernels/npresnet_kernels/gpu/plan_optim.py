@@ -16,6 +16,7 @@ import numpy as np
 from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu.device import array_module, launch
 from npresnet_kernels.gpu.errors import DeviceError
+from npresnet_kernels.gpu.memory import address
 
 __all__ = [
     "UpdateTable",
@@ -55,15 +56,11 @@ class UpdateTable:
             for array in tensors:
                 _check(array, size)
             places += [(len(entries), chunk) for chunk in range(-(-size // CHUNK))]
-            entries.append([*map(_address, tensors), size])
+            entries.append([*map(address, tensors), size])
         xp = array_module()
         self.blocks = len(places)
         self.entries: Array = xp.asarray(np.array(entries, np.int64).reshape(-1, self.roles + 1))
         self.places: Array = xp.asarray(np.array(places, np.int32).reshape(-1, 2))
-
-
-def _address(array: Any) -> int:
-    return int(array.data.ptr)
 
 
 def _check(array: Array, size: int) -> None:

@@ -6,12 +6,12 @@ Rows are pixels, and hold their channels one behind the other.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu.device import THREADS, scalar_type
+from npresnet_kernels.gpu.memory import address
 
 __all__ = ["RESIDENT", "channel_blocks", "defines_of", "fixed_channels", "int32", "vector_of"]
 
@@ -27,12 +27,8 @@ def vector_of(channels: int, *arrays: Array | None) -> int:
     first = arrays[0]
     assert first is not None
     width = 16 // int(first.itemsize)
-    aligned = all(a is None or _address(a) % 16 == 0 for a in arrays)
+    aligned = all(a is None or address(a) % 16 == 0 for a in arrays)
     return width if aligned and channels % width == 0 else 1
-
-
-def _address(array: Any) -> int:
-    return int(array.data.ptr)
 
 
 def defines_of(array: Array, vector: int, other: Array | None = None) -> dict[str, str | int]:
