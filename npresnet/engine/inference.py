@@ -292,7 +292,7 @@ def _nothing(size: int) -> Array:
 
 
 class EagerPlan:
-    """A model that can't be traced, or whose backend has no plans, called like a plan.
+    """A model that can't be traced, called like a plan.
 
     Attributes
     ----------

@@ -194,6 +194,28 @@ def test_recorded_steps_follow_the_truth(device, make, loss):
             assert relative_error(to_numpy(a[key]), b[key]) < 1e-3
 
 
+@pytest.mark.parametrize(("precision", "error"), [("fp16", 4e-3), ("bf16", 3e-2)])
+def test_sixteen_bits(device, precision, error):
+    model, exact = build().to("gpu"), build(dtype="float64").train()
+    first, second = sgd(exact), sgd(model)
+    plan = nr.compile(model, SHAPE, precision=precision)
+    step = nr.compile_step(model.train(), F.cross_entropy, second, SHAPE, precision=precision)
+    for i in range(3):
+        x, y = draw(i)
+        with nr.use_backend("reference"):
+            value = F.cross_entropy(exact(nr.tensor(x.astype(np.float64))), y)
+            first.zero_grad()
+            value.backward()
+            first.step()
+        assert step(there(x), y) == pytest.approx(float(value), rel=error)
+        found = to_numpy(plan(there(x)))
+        assert found.dtype == np.float32
+        assert 1e-5 < relative_error(found, known(model, x)) < error
+    assert step.recorded
+    assert step.scaler.is_enabled() == (precision == "fp16")
+    assert all(p.dtype == np.float32 for p in model.parameters())
+
+
 def test_eager_steps_in_between(device):
     model, twin = build().to("gpu").train(), build().to("gpu").train()
     first, second = sgd(model), sgd(twin)
