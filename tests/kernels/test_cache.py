@@ -132,9 +132,10 @@ def test_where_nothing_can_be_written(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
 def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path):
-    folder, _ = run(WORK, NUMBA_CACHE_DIR=str(tmp_path))
+    code = "from npresnet_kernels.cpu.cache import cache_folder; print(cache_folder())"
+    folder, _ = run(code, NUMBA_CACHE_DIR=str(tmp_path))
     Path(folder).chmod(0o777)
-    unsafe, said = run(WORK, NUMBA_CACHE_DIR=str(tmp_path))
+    unsafe, said = run(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert unsafe == "None"
     assert "others can write to" in said
 
