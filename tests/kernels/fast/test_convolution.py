@@ -215,6 +215,32 @@ def test_gradients_same_bits_on_any_threads():
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("shape", "algorithm"),
+    [
+        ((5, 17, 33, 3, 1, 1, 13, 9), "winograd4"),  # blocks of tiles, or groups of channels
+        ((40, 64, 32, 3, 1, 1, 8, 8), "winograd2"),
+        ((1, 160, 96, 3, 1, 1, 7, 7), "winograd4"),
+        ((5, 64, 96, 3, 2, 1, 15, 15), "direct"),
+    ],
+)
+def test_moments_have_the_same_bits_on_any_threads(shape, algorithm):
+    """Whoever finishes a band of rows sums it up."""
+    layer = Layer(shape, algorithm, threads=4)
+    layer.x += 3  # means far from 0, where squares cancel
+    found = []
+    for threads in (1, 2, 4, 4, 4):
+        pool.set_num_threads(threads)
+        moments = np.full((2, shape[2]), np.nan)
+        y = layer.forward(moments=moments)
+        found.append(moments)
+    for moments in found:
+        np.testing.assert_array_equal(moments, found[0])
+    exact = y.astype(np.float64)
+    np.testing.assert_allclose(found[0][0], exact.mean((0, 1, 2)), rtol=1e-11)
+    np.testing.assert_allclose(found[0][1], exact.var((0, 1, 2)), rtol=1e-9)
+
+
 @pytest.mark.parametrize("algorithm", ["winograd4", "winograd2", "direct"])
 def test_nan_travels(algorithm):
     layer = Layer((2, 17, 33, 3, 1, 1, 13, 9), algorithm)

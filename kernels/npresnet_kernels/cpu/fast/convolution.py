@@ -14,6 +14,7 @@ import numpy.typing as npt
 from .algorithm import FORMS, choose_algorithm
 from .memory import ALIGNMENT, aligned_empty
 from .norm import moments as moments_of
+from .norm import moments_of_sums, sum_rows
 from .problem import (
     NO_EPILOGUE,
     DirectProblem,
@@ -21,6 +22,7 @@ from .problem import (
     Floats,
     Grid,
     Problem,
+    Sums,
     WeightView,
     WinogradProblem,
     ceil_div,
@@ -239,9 +241,15 @@ class Convolution:
             Receives each channel's mean and biased variance over y.
         """
         problem, _ = self._forward
-        problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu))
-        if moments is not None:
-            moments_of(y, moments)
+        if moments is None or isinstance(problem, DirectProblem) or not y.size:
+            problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu))
+            if moments is not None:
+                moments_of(y, moments)
+            return
+        partial = np.empty((len(y) * problem.tile_height, 2, self.channels_out))
+        sums = Sums(partial, sum_rows.address)
+        problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu, sums))
+        moments_of_sums(partial, y.size // self.channels_out, moments)
 
     def grad_input(
         self,

@@ -236,6 +236,12 @@ def partial_sums(table: int, channel: int) -> tuple[float, float]:
 
 
 @kernel
+def sum_rows(rows: int, channels: int, out: int, floor: int, x: int) -> None:
+    """Write the sums of x (rows, channels) and of x^2 to out (2, channels) of float64."""
+    _sums_forward(rows, channels, out, floor, x)
+
+
+@kernel
 def moments_chunks(table: int, thread: int, threads: int) -> None:
     """Partial sums of x and x^2: an item is a chunk of rows."""
     channels = load_int(table, CHANNELS)
@@ -254,14 +260,20 @@ def moments_chunks(table: int, thread: int, threads: int) -> None:
 
 @kernel
 def moments_finish(table: int, thread: int, threads: int) -> None:
-    """Mean and biased variance from the partial sums: one item."""
+    """Mean and biased variance from the partial sums, which are added to the first: one item."""
     count = load_int(table, ROWS)
+    channels = load_int(table, CHANNELS)
+    partial = load_int(table, PARTIAL)
     if next_item(table) == 0:
-        for channel in range(load_int(table, CHANNELS)):
-            total, square = partial_sums(table, channel)
-            mean = total / count
+        for chunk in range(1, load_int(table, CHUNKS)):
+            for place in range(2 * channels):
+                more = load_double(partial, 2 * chunk * channels + place)
+                store_double(partial, place, load_double(partial, place) + more)
+        for channel in range(channels):
+            mean = load_double(partial, channel) / count
+            square = load_double(partial, channels + channel) / count
             store_double(load_int(table, MEAN), channel, mean)
-            store_double(load_int(table, VARIANCE), channel, max(square / count - mean * mean, 0.0))
+            store_double(load_int(table, VARIANCE), channel, max(square - mean * mean, 0.0))
 
 
 @kernel
@@ -388,12 +400,20 @@ def moments(x: Floats, out: Doubles | None = None) -> Doubles:
     table = _table(x)
     channels, chunks = x.shape[-1], int(table[CHUNKS])
     out = np.empty((2, channels)) if out is None else out
-    partial = np.empty((chunks, 2, channels))
+    partial = np.zeros((max(chunks, 1), 2, channels))
+    table[PARTIAL] = address(partial)
+    run(moments_chunks, table, chunks, thread_count())
+    moments_of_sums(partial, int(table[ROWS]), out)
+    return out
+
+
+def moments_of_sums(partial: Doubles, rows: int, out: Doubles) -> None:
+    """Write means and biased variances (2, C) from sums over parts of `rows` rows (parts, 2, C)."""
+    table = np.zeros(SLOTS, dtype=np.int64)
+    table[ROWS], table[CHANNELS], table[CHUNKS] = rows, partial.shape[2], len(partial)
     table[PARTIAL] = address(partial)
     table[MEAN], table[VARIANCE] = address(out[0]), address(out[1])
-    run(moments_chunks, table, chunks, thread_count())
     run(moments_finish, table, 1, 1)
-    return out
 
 
 def _normalising(

@@ -84,12 +84,25 @@ class WeightView:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """Where sums of a finished output go, and how they are made.
+
+    `partial` is (bands, 2, K) of float64, the sum and the sum of squares over each band of rows;
+    `kernel` the address of what sums up rows (see `norm.sum_rows`).
+    """
+
+    partial: npt.NDArray[np.float64]
+    kernel: int
+
+
+@dataclass(frozen=True)
 class Epilogue:
-    """What is done to a finished output: + bias, + residual, ReLU."""
+    """What is done to a finished output: + bias, + residual, ReLU; sums, by Winograd alone."""
 
     bias: Floats | None = None
     residual: Floats | None = None
     relu: bool = False
+    sums: Sums | None = None
 
 
 NO_EPILOGUE = Epilogue()
@@ -186,7 +199,7 @@ class WinogradProblem:
             self.weight_floats = transformed
         self._choose_blocks(form.points * vectors * VECTOR_BYTES)
 
-        table = np.zeros(winograd.STORED + 1, dtype=np.int64)
+        table = np.zeros(winograd.SLOTS, dtype=np.int64)
         table[winograd.HEIGHT] = height
         table[winograd.WIDTH] = width
         table[winograd.CHANNELS] = channels
@@ -262,6 +275,13 @@ class WinogradProblem:
         table[winograd.GEMM] = gemm_blocked.address
         if self.stored:
             table[winograd.STORED] = self.form.stored.address
+        remaining = np.empty(0, np.int64)
+        if epilogue.sums is not None:
+            bands = len(epilogue.sums.partial)
+            remaining = np.full(bands, self.tile_width * self.columns, np.int64)
+            table[winograd.REMAINING] = address(remaining)
+            table[winograd.PARTIAL] = address(epilogue.sums.partial)
+            table[winograd.SUMS] = epilogue.sums.kernel
 
         block = even_block(tiles, self.block, threads)
         blocks = ceil_div(tiles, block)
@@ -290,7 +310,7 @@ class WinogradProblem:
                 run(winograd.winograd_inputs, table, min(block, tiles - first), threads)
                 groups = ceil_div(self.columns, self.shared_group)
                 run(winograd.winograd_groups, table, groups, threads)
-        del bias
+        del bias, remaining
 
 
 @dataclass(frozen=True)
@@ -441,6 +461,7 @@ __all__ = [
     "Floats",
     "Grid",
     "Problem",
+    "Sums",
     "WeightView",
     "WinogradProblem",
     "address",

@@ -365,11 +365,18 @@ def indirect_call(name: str, count: int) -> Any:
     return Intrinsic(name, ["int64"] * (1 + count), "void", generate)
 
 
-def _fetch_add(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-    """Generate `fetch_add`."""
-    pointer = builder.inttoptr(values[0], POINTER)
-    return builder.atomic_rmw("add", pointer, values[1], "monotonic")
+def _fetch_add(order: str) -> Callable[..., Any]:
+    """Return what generates an atomic addition of a memory order."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], POINTER)
+        return builder.atomic_rmw("add", pointer, values[1], order)
+
+    return generate
 
 
-fetch_add: Any = Intrinsic("fetch_add", ["int64", "int64"], "int64", _fetch_add)
+fetch_add: Any = Intrinsic("fetch_add", ["int64", "int64"], "int64", _fetch_add("monotonic"))
 """fetch_add(address, amount): add to an int64, atomically, and return what it was."""
+
+hand_on: Any = Intrinsic("hand_on", ["int64", "int64"], "int64", _fetch_add("acq_rel"))
+"""`fetch_add` after which a thread sees all that those wrote who added before it."""

@@ -18,11 +18,14 @@ more than making it: then the weights stay as they are, (K / 2L, C, 9, 2L), and 
 a chunk of the depth of its group into its own L2, just before it multiplies by it.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from .memory import copy_in, copy_out, zero_vectors
 from .microkernel import chunk_length, multiply_block
 from .parallel import FIRST, helper, kernel, next_item
 from .transforms import call_input, call_output, call_stored
-from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
+from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, indirect_call, load_int
 
 (
     X,
@@ -54,7 +57,11 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
     OUTPUT_TRANSFORM,
     GEMM,
     STORED,
-) = range(FIRST, FIRST + 29)
+    REMAINING,
+    PARTIAL,
+    SUMS,
+    SLOTS,
+) = range(FIRST, FIRST + 33)
 
 PATCH_VECTORS = 4
 """Vectors of channels that a padded copy of an edge tile holds at a time."""
@@ -298,6 +305,38 @@ def multiply_stored(
             )
 
 
+call_sums: Callable[..., Any] = indirect_call("call_sums", 5)
+
+
+@helper
+def sum_finished(table: int, first: int, tiles: int, columns: int) -> None:
+    """Sum up the bands of output rows that these tiles' `columns` column tiles have completed.
+
+    A band is what a row of tiles covers of an image: rows that lie together. Whoever completes it
+    adds it up in order, while most of it is in a cache; so who that is changes nothing.
+    """
+    remaining = load_int(table, REMAINING)
+    if remaining:
+        across = load_int(table, TILE_WIDTH)
+        down = load_int(table, TILE_HEIGHT)
+        out_width = load_int(table, OUT_WIDTH)
+        channels = load_int(table, OUT_CHANNELS)
+        for band in range(first // across, (first + tiles - 1) // across + 1):
+            done = min(first + tiles, (band + 1) * across) - max(first, band * across)
+            done *= columns
+            if hand_on(remaining + 8 * band, -done) == done:
+                top = band % down * load_int(table, OUTPUTS)
+                row = band // down * load_int(table, OUT_HEIGHT) + top
+                call_sums(
+                    load_int(table, SUMS),
+                    min(load_int(table, OUTPUTS), load_int(table, OUT_HEIGHT) - top) * out_width,
+                    channels,
+                    load_int(table, PARTIAL) + band * channels * 16,
+                    load_int(table, FLOOR),
+                    load_int(table, Y) + row * out_width * channels * 4,
+                )
+
+
 @helper
 def multiply_tiles(
     table: int, first: int, tiles: int, stored: int, v: int, group: int, products: int, patch: int
@@ -319,6 +358,7 @@ def multiply_tiles(
         multiply_packed(table, tiles, stored, v, column, columns, products)
     for tile in range(tiles):
         finish_tile(table, first + tile, products + tile * tile_bytes, column, columns, patch)
+    sum_finished(table, first, tiles, columns)
 
 
 @helper
