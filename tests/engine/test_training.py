@@ -108,6 +108,34 @@ def test_float32_losses_follow_the_truth():
     assert int(model.bn1.num_batches_tracked) == 10
 
 
+@pytest.mark.parametrize("algorithm", ["im2col", "direct", "winograd"])
+def test_algorithms_can_be_forced(algorithm, monkeypatch):
+    """And im2col is the contract's convolution, forward and backward."""
+    model, exact = twins(lambda: nr.resnet18(num_classes=5, small_input=True), np.float32)
+    exact.double()
+    x, y = draw((4, 3, 16, 16), 5, np.float32, 0)
+    step = nr.compile_step(model, F.cross_entropy, sgd(model, 1e-4), x.shape, algorithm=algorithm)
+    used = {n.attributes["algorithm"] for n in step.graph.nodes if "algorithm" in n.attributes}
+    assert used > {"direct"} if algorithm == "winograd" else used == {algorithm}
+    calls = []
+    for name in ("conv2d", "conv2d_grad_input", "conv2d_grad_weight"):
+        kernel = getattr(step.backend.kernels, name)
+
+        def counted(*arguments, kernel=kernel, name=name):
+            calls.append(name)
+            return kernel(*arguments)
+
+        monkeypatch.setattr(step.backend.kernels, name, counted)
+    loss = step(x, y)
+    expected = {"conv2d": 20, "conv2d_grad_input": 19, "conv2d_grad_weight": 20}
+    assert {name: calls.count(name) for name in set(calls)} == (
+        expected if algorithm == "im2col" else {}
+    )
+    truth = eager_step(exact, F.cross_entropy, sgd(exact, 1e-4), x.astype(np.float64), y)
+    assert loss == pytest.approx(truth, rel=1e-5)
+    assert_same_state(exact, model, 1e-3)
+
+
 @pytest.mark.parametrize("optimizer", [sgd, adamw])
 def test_float32_updates_follow_the_truth(optimizer):
     shape = (4, 3, 17, 15)
