@@ -31,6 +31,15 @@ def host_backend(request):
         yield request.param
 
 
+@pytest.fixture
+def device():
+    """Run the test on the gpu set, on the host through the shim; on a device from tests/gpu."""
+    if build.compiler() is None:
+        pytest.skip("the gpu kernels run on the host through g++, which isn't here")
+    with gpu_on_host():
+        yield "gpu"
+
+
 @pytest.fixture(params=["reference", "cpu", "gpu"])
 def backend(request):
     """Run the test once a kernel set; the gpu set on the host, through the shim."""

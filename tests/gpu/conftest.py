@@ -73,5 +73,11 @@ def host_backend(backend):
 
 
 @pytest.fixture
+def device(backend):
+    """What runs on the shim elsewhere runs on the device here."""
+    return backend
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(20151210)
