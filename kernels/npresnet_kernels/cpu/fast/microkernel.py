@@ -57,7 +57,9 @@ def _tile(
     byte strides given. C is (rows, 2 * LANES).
 
     Large weights stream from memory too late by themselves. With `blocked`, memory from B + `ahead`
-    on is fetched into L2 meanwhile: an address for each cache line of B, `strides[1]` bytes apart.
+    on is fetched into L2 meanwhile: an address for each two cache lines of B, `strides[1]` bytes
+    apart, and where that is more than a line also the line behind each. (What is there already
+    must not be asked for again: that takes the place of lines that are still to come.)
     """
     a, b, c = pointers
     a_stride, b_stride, c_stride = strides
@@ -70,10 +72,14 @@ def _tile(
 
     def fetch(place: ir.Value) -> ir.Value:
         """Emit the fetches of `STEP` depth steps; return where the next ones begin."""
-        for _ in range(STEP * 2 * VECTOR_BYTES // CACHE_LINE):
-            e.prefetch(place, locality=2)
-            place = e.shift(place, b_stride)
-        return place
+        places = [place]
+        for _ in range(STEP * VECTOR_BYTES // CACHE_LINE):
+            e.prefetch(places[-1], locality=2)
+            places.append(e.shift(places[-1], b_stride))
+        with builder.if_then(builder.icmp_signed(">", b_stride, I64(CACHE_LINE))):
+            for place in places[:-1]:
+                e.prefetch(place, CACHE_LINE, locality=2)
+        return places[-1]
 
     def steps(a: ir.Value, b: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
         """Emit `STEP` depth steps from where `a` and `b` point."""
@@ -219,7 +225,8 @@ def gemm_blocked(
 ) -> None:
     """C (rows, 2L) = [C +] A B with A (depth/L, rows, L), B (depth, 2L). Strides in bytes.
 
-    Memory from B + `ahead` on is fetched into L2, an address every `pace` bytes.
+    Memory from B + `ahead` on is fetched into L2, `pace` bytes (at most two cache lines) for each
+    two cache lines of B.
     """
     _blocked(rows, a, a_stride, b, pace, c, c_stride, depth, ahead, accumulate)
 
@@ -333,10 +340,11 @@ def multiply_block(
             for tile in range(tiles):
                 row = tile_start(rows, tile)
                 place = ahead + count * 4 * TILE_COLUMNS * tile // tiles
-                pace = (CACHE_LINE + tiles - 1) // tiles
+                pace = (2 * CACHE_LINE + tiles - 1) // tiles
                 if wanted:
                     place = wanted_place(wanted, fetched) - b_chunk
-                    pace = min(share * CACHE_LINE // (count * 4 * TILE_COLUMNS) + 1, CACHE_LINE)
+                    pace = share * CACHE_LINE // (count * VECTOR_BYTES) + 1
+                    pace = min(pace, 2 * CACHE_LINE)
                     fetched += share
                 call_gemm(
                     gemm,
