@@ -276,6 +276,26 @@ def test_classifier(machine, rng):
     np.testing.assert_allclose(ours, known, rtol=1e-3, atol=1e-3)
 
 
+def test_classifier_in_16_bits(machine, rng, tmp_path):
+    """It fits and predicts as in float32, and its file knows nothing of it."""
+    labels = np.arange(16) % 2
+    images = (rng.integers(0, 60, (16, 8, 8)) + labels[:, None, None] * 150).astype(np.uint8)
+    settings = {"model": "tiny", "epochs": 2, "batch_size": 8, "image_size": 8, "seed": 5}
+    path = tmp_path / "c.safetensors"
+    with registered():
+        twin = nr.Classifier(backend="cpu", **settings).fit(images, labels)
+        known = twin.predict_proba(images)
+        for precision in ("fp16", "bf16"):
+            clf = nr.Classifier(backend="gpu", precision=precision, **settings)
+            ours = clf.fit(images, labels).predict_proba(images)
+            np.testing.assert_allclose(ours, known, atol=0.05)
+            assert (ours != known).any()
+            assert clf.model_.fc.weight.dtype == np.float32
+        clf.save(path)
+        again = nr.Classifier.load(path, backend="cpu").predict_proba(images)
+    np.testing.assert_allclose(again, ours, atol=0.02)
+
+
 def test_weight_files(machine, tmp_path):
     model = Tiny().to("gpu")
     path = tmp_path / "w.safetensors"
@@ -298,10 +318,11 @@ def test_commands_and_the_environment(tmp_path, monkeypatch, capsys):
             pixels = np.full((8, 8, 3), 20 * i, np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.png")
         options = ["--epochs", "1", "--batch-size", "4", "--image-size", "8", "--model", "tiny"]
-        images = str(tmp_path / "images")
-        status = main(["train", images, "--out", str(run), "--backend", "gpu", *options])
+        options += ["--backend", "gpu", "--precision", "bf16"]
+        status = main(["train", str(tmp_path / "images"), "--out", str(run), *options])
         assert status == 0, capsys.readouterr().err
-        assert "backend gpu:0" in capsys.readouterr().out
+        assert "backend gpu:0, precision bf16" in capsys.readouterr().out
+        assert json.loads((run / "settings.json").read_text())["precision"] == "bf16"
         monkeypatch.setattr(switch, "_default", None)
         monkeypatch.setenv("NPRESNET_BACKEND", "gpu:1")
         picture = tmp_path / "8.png"
