@@ -274,6 +274,24 @@ class PlanKernels(Protocol):
         """
         ...
 
+    def cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        loss: Array,
+        grad_logits: Array,
+        scale: Array,
+        *,
+        ignore_index: int,
+        label_smoothing: float,
+        scratch: Array,
+    ) -> None:
+        """Write the mean loss (1,) of (N, C), and its gradient times ``scale`` (1,).
+
+        ``scratch`` has a float32 for each row.
+        """
+        ...
+
     def takes_update(self, *arrays: Array | None) -> bool:
         """Return whether the updates below can do these arrays."""
         ...
@@ -297,24 +315,6 @@ class RecordedKernels(PlanKernels, Protocol):
     over it, and whether all gradients are finite (1 or 0). Where they aren't, updates change
     nothing.
     """
-
-    def cross_entropy(
-        self,
-        logits: Array,
-        target: Array,
-        loss: Array,
-        grad_logits: Array,
-        scale: Array,
-        *,
-        ignore_index: int,
-        label_smoothing: float,
-        scratch: Array,
-    ) -> None:
-        """Write the mean loss (1,) of (N, C), and its gradient times ``scale`` (1,).
-
-        ``scratch`` has a float32 for each row.
-        """
-        ...
 
     def update_table(
         self, parameters: Sequence[Array], grads: Sequence[Array], *states: Sequence[Array]

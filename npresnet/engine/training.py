@@ -1,9 +1,9 @@
 """Training plans: forward, backward and update of a traced model, without the tape.
 
-The loss runs eagerly on the model's output, so that any function will do; all that is large is
-in the plan. The optimizer updates the parameters, with its own state: eager steps and plan steps
-can take turns. On a device, a cross-entropy and the update are part of the plan, which is recorded
-then: see :mod:`npresnet.engine.device_step`.
+A cross-entropy is computed by the plan's kernels; any other loss runs eagerly on the model's
+output. The optimizer updates the parameters, with its own state: eager steps and plan steps can
+take turns. On a device the update is part of the plan, too, which is recorded then: see
+:mod:`npresnet.engine.device_step`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from npresnet.backend import use_backend
 from npresnet.engine.device_step import DeviceStep
 from npresnet.engine.graph import Graph
 from npresnet.engine.inference import arrays_of
+from npresnet.engine.loss_kernel import LossKernel
 from npresnet.engine.program import Program
 from npresnet.engine.request import (
     checked_shape,
@@ -25,6 +26,7 @@ from npresnet.engine.request import (
     received,
     takes_fallback,
 )
+from npresnet.engine.training_steps import TrainingFrame
 from npresnet.errors import GraphError, RangeError, ShapeError
 from npresnet.nn import Module
 from npresnet.optim.optimizer import Optimizer
@@ -222,25 +224,34 @@ class TrainingPlan:
         program.forward(frame)
         outputs = program.outputs(frame)
         self._outputs = lambda: program.graph.rebuild([y.copy(order="K") for y in outputs])
-        values = program.graph.outputs
-        leaves = [
-            Tensor(y, requires_grad=v.needs_grad) for v, y in zip(values, outputs, strict=True)
-        ]
-        with enable_grad(), use_backend(program.backend):
-            value = _loss_of(self._loss, program.graph.rebuild(list(leaves)), y)
-            loss = float(value)
-            if not _goes_on(loss, self.scaler):
-                return loss
-            if value.requires_grad:
-                self.scaler.scale(value).backward()
-        for v, leaf in zip(values, leaves, strict=True):
-            frame.collect(v, leaf.grad)
+        loss = self._loss_of_outputs(compiled, frame, outputs, y)
+        if not _goes_on(loss, self.scaler):
+            return loss
         grads = program.backward(frame)
         for tensor, grad in grads.items():
             tensor.grad = grad if tensor.grad is None else tensor.grad + grad
         with self._optimizer.borrowing(program.kernels):
             self.scaler.step(self._optimizer)
         self.scaler.update()
+        return loss
+
+    def _loss_of_outputs(
+        self, compiled: _Compiled, frame: TrainingFrame, outputs: list[Array], y: Any
+    ) -> float:
+        """Return the loss; if the step goes on, the gradients of the outputs are in the frame."""
+        if compiled.loss is not None and compiled.loss.takes(y, frame.batch):
+            return compiled.loss(frame, self.scaler.get_scale())
+        program, values = compiled.program, compiled.program.graph.outputs
+        leaves = [
+            Tensor(y, requires_grad=v.needs_grad) for v, y in zip(values, outputs, strict=True)
+        ]
+        with enable_grad(), use_backend(program.backend):
+            value = _loss_of(self._loss, program.graph.rebuild(list(leaves)), y)
+            loss = float(value)
+            if value.requires_grad and _goes_on(loss, self.scaler):
+                self.scaler.scale(value).backward()
+        for v, leaf in zip(values, leaves, strict=True):
+            frame.collect(v, leaf.grad)
         return loss
 
     def _program(self, batch: int) -> _Compiled:
@@ -264,10 +275,12 @@ class TrainingPlan:
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         with self.backend.computing_in(self.precision):
             program = Program(self._model, shape, self._algorithm, self.precision)
-            whole = None
-            if DeviceStep.fits(program, self._loss, self._optimizer):
-                whole = DeviceStep(program, self._loss, self._optimizer)
-        compiled = self._programs[shape[0]] = _Compiled(program, whole, program.moved)
+            loss = whole = None
+            if LossKernel.fits(program, self._loss):
+                loss = LossKernel(program, self._loss)
+                if DeviceStep.fits(program, self._optimizer):
+                    whole = DeviceStep(program, loss, self._optimizer)
+        compiled = self._programs[shape[0]] = _Compiled(program, loss, whole, program.moved)
         return compiled
 
     def __repr__(self) -> str:
@@ -279,9 +292,10 @@ class TrainingPlan:
 
 
 class _Compiled(NamedTuple):
-    """What a plan has for a batch: a program, and a whole step of it where that can be."""
+    """What a plan has for a batch: a program, and its loss and a whole step where they can be."""
 
     program: Program
+    loss: LossKernel | None
     whole: DeviceStep | None
     moved: list[Tensor]
 

@@ -73,6 +73,24 @@ def test_kept_found_again_and_rebuilt(tmp_path):
     assert files(folder) == whole
 
 
+LOSS = """
+    import sys
+    import numpy as np
+    from npresnet_kernels.cpu.plan import cross_entropy
+    logits, target = np.zeros((2, 4), np.float32), np.array([1, 3])
+    loss, scale, scratch = np.ones((3, 2), np.float32)
+    settings = dict(ignore_index=-100, label_smoothing=0.0)
+    cross_entropy(logits, target, loss, np.empty_like(logits), scale, scratch=scratch, **settings)
+    np.testing.assert_allclose(loss[0], np.log(4), rtol=1e-6)
+    print("numba" in sys.modules)
+"""
+
+
+def test_an_exponential_in_a_kept_kernel_needs_no_numba(tmp_path):
+    home = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert [run(LOSS, **home)[0] for _ in range(2)] == ["True", "False"]
+
+
 PLAN = """
     import sys
     import numpy as np

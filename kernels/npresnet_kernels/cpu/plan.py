@@ -12,6 +12,7 @@ from npresnet_kernels.cpu.fast import norm
 from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.dense import Dense
 from npresnet_kernels.cpu.fast.layout import to_channels_last
+from npresnet_kernels.cpu.fast.loss import cross_entropy
 from npresnet_kernels.cpu.fast.memory import aligned_empty
 from npresnet_kernels.cpu.fast.norm import batch_norm_forward
 from npresnet_kernels.cpu.fast.parallel import thread_count
@@ -37,6 +38,7 @@ __all__ = [
     "channel_sum",
     "choose_algorithm",
     "convolution",
+    "cross_entropy",
     "dense",
     "max_pool_backward",
     "max_pool_forward",
