@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of `pytest -n`: threads of several would spin
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import numpy as np
 import pytest

@@ -68,7 +68,9 @@ def test_child_processes(method, num_threads):
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks with threads
+        # Python warns of forks with threads, and so does JAX if a test has imported it
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
         children = [context.Process(target=_child, args=(queue,)) for _ in range(2)]
         for child in children:
             child.start()
