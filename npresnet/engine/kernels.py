@@ -20,8 +20,8 @@ from npresnet_kernels.contract import Array, Pair, Shape
 __all__ = ["Convolution", "Dense", "PlanKernels", "RecordedKernels"]
 
 
-class Dense(Protocol):
-    """A linear layer of one shape; it knows neither batch nor weights."""
+class PackedLayer(Protocol):
+    """A layer of one shape that multiplies by weights; it knows neither batch nor weights."""
 
     @property
     def packed_size(self) -> int:
@@ -38,12 +38,16 @@ class Dense(Protocol):
         ...
 
     def pack(self, weight: Array, out: Array | None = None) -> Array:
-        """Return weights (O, I) as ``forward`` reads them."""
+        """Return weights, as the state dict has them, as ``forward`` reads them."""
         ...
 
     def pack_grad_input(self, weight: Array, out: Array | None = None) -> Array:
         """Return weights as ``grad_input`` reads them."""
         ...
+
+
+class Dense(PackedLayer, Protocol):
+    """A linear layer: weights (O, I)."""
 
     def forward(
         self, x: Array, packed: Array, y: Array, scratch: Array, bias: Array | None = None
@@ -60,30 +64,8 @@ class Dense(Protocol):
         ...
 
 
-class Convolution(Protocol):
-    """A convolution of one layer's shape; it knows neither batch nor weights."""
-
-    @property
-    def packed_size(self) -> int:
-        """Elements of the storage type that ``pack`` makes."""
-        ...
-
-    @property
-    def packed_grad_size(self) -> int:
-        """Elements of the storage type that ``pack_grad_input`` makes."""
-        ...
-
-    def scratch_floats(self, threads: int, training: bool = False, batch: int = 1) -> int:
-        """Return how much scratch memory the calls below need, for up to so many images."""
-        ...
-
-    def pack(self, weight: Array, out: Array | None = None) -> Array:
-        """Return weights (O, I, k, k) as ``forward`` reads them."""
-        ...
-
-    def pack_grad_input(self, weight: Array, out: Array | None = None) -> Array:
-        """Return weights as ``grad_input`` reads them."""
-        ...
+class Convolution(PackedLayer, Protocol):
+    """A convolution: weights (O, I, k, k)."""
 
     def forward(
         self,
