@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import numpy as np
 
 from npresnet.backend import use_backend
 from npresnet.engine.arena import Arena, ArenaPool
-from npresnet.engine.batch import grows
+from npresnet.engine.batch import Multiple, grows
 from npresnet.engine.graph import INTERMEDIATE, Graph, Node, Value
 from npresnet.engine.kernels import PlanKernels
-from npresnet.engine.passes.choose_algorithm import choose_algorithm
+from npresnet.engine.passes.choose_algorithm import choose_algorithm, uses_winograd
 from npresnet.engine.passes.fold_batch_norm import fold_batch_norm
 from npresnet.engine.passes.fuse_epilogue import fuse_epilogue
 from npresnet.engine.passes.plan_memory import Buffer, plan_memory
@@ -29,12 +28,12 @@ from npresnet.engine.request import (
 )
 from npresnet.engine.steps import Frame, Step, inference_step
 from npresnet.engine.storage import STORED, Storage
+from npresnet.engine.structure import Structure
 from npresnet.engine.trace import trace_any_batch
 from npresnet.engine.weights import Prepared, prepare
 from npresnet.errors import GraphError, RangeError
 from npresnet.functional.activation import Dropout
 from npresnet.nn import Module
-from npresnet.nn.module import structure_version
 from npresnet.tape import no_grad
 from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array
@@ -47,10 +46,11 @@ class InferencePlan:
 
     Call it with an array or a Tensor; the result is a new one of the same kind. Several threads
     may call it at once. The model is watched: a plan prepares anew what depends on parameters that
-    changed, and compiles itself anew when a layer, parameter or buffer is another one than before,
-    or the model was moved or converted. Where the backend can record what a run does, the runs for
-    a batch are replayed from the third on; what makes arrays of its own (an operation without a
-    plan kernel) is in the way of that.
+    changed, and compiles itself anew when a layer, parameter, buffer or setting (a stride, an eps)
+    is another one than before, or the model was moved or converted. NaN and infinity stand where
+    eager has them. Where the backend can record what a run does, the runs for a batch are replayed
+    from the third on; what makes arrays of its own (an operation without a plan kernel) is in the
+    way of that.
 
     Attributes
     ----------
@@ -85,8 +85,6 @@ class InferencePlan:
 
     def _compile(self) -> None:
         """Trace the model as it is now, and lay out everything that runs it."""
-        self._structure = structure_version()
-        self._parts = _parts(self._model)
         model, shape, algorithm = self._model, self.shape, self._algorithm
         self.backend, self.dtype = home(model)
         chosen_precision(model, self.precision)  # it may have been moved or converted
@@ -102,8 +100,11 @@ class InferencePlan:
             self._recorder, stored = kernels.recorder(), STORED[self.precision]
         with self.backend.computing_in(self.precision):
             graph = trace_any_batch(model, shape, self.dtype)
+            self._structure = Structure(model)  # tracing runs a forward that may count its calls
             graph = fuse_epilogue(fold_batch_norm(graph))
             self.graph = graph = choose_algorithm(graph, kernels, algorithm, stored)
+            self._mixes_pixels = uses_winograd(graph)
+            self._direct: InferencePlan | None = None
             self._storage = storage = Storage(stored, self.backend, kernels, graph.nodes)
             self._fixed, flowing = _by_parameters(graph)
             self._steps = [inference_step(n, self.backend, kernels, storage) for n in flowing]
@@ -148,6 +149,8 @@ class InferencePlan:
             return self._other(len(array))(x)
         with self.backend.computing_in(self.precision):
             outputs = self._run(array, prepared)
+            if self._mixes_pixels:
+                self._recompute(array, outputs)
         if isinstance(x, Tensor):
             return self.graph.rebuild([Tensor(y) for y in outputs])
         return self.graph.rebuild(outputs)
@@ -156,8 +159,9 @@ class InferencePlan:
         """Prepare everything that depends on parameters anew."""
         with self._lock:
             self._prepared = self._prepare()
-            for plan in self._others.values():
-                plan.refresh()
+            for plan in (*self._others.values(), self._direct):
+                if plan is not None:
+                    plan.refresh()
 
     def _run(self, x: Array, prepared: Prepared) -> list[Array]:
         batch = len(x)
@@ -195,19 +199,43 @@ class InferencePlan:
                 for v, y in zip(self.graph.outputs, outputs, strict=True)
             ]
 
+    def _recompute(self, x: Array, outputs: list[Array]) -> None:
+        """Compute those images directly whose results aren't all finite.
+
+        Winograd's transforms add up the pixels of a tile before they multiply, so that a NaN or an
+        infinity reaches outputs that don't see its pixel, and large numbers overflow too early.
+        """
+        wrong = _not_finite(self.backend.xp, outputs, len(x))
+        if not wrong:
+            return
+        plan = self._without_winograd()
+        if all(v.shape[:1] == (Multiple(1),) for v in self.graph.outputs):
+            for i in wrong:
+                again = plan._run(x[i : i + 1], plan._current())
+                for y, new in zip(outputs, again, strict=True):
+                    y[i : i + 1] = new
+        else:
+            outputs[:] = plan._run(x, plan._current())
+
+    def _without_winograd(self) -> InferencePlan:
+        """Return a plan for the same model and shape that convolves directly."""
+        with self._lock:
+            if self._direct is None:
+                self._direct = InferencePlan(
+                    self._model, self.shape, "direct", precision=self.precision
+                )
+            return self._direct
+
     def _current(self) -> Prepared:
         """Return what the parameters, as they are now, come to."""
         prepared = self._prepared
-        if structure_version() == self._structure and prepared.holds():
+        if self._structure.holds() and prepared.holds():
             return prepared
         with self._lock:
-            now, parts = structure_version(), _parts(self._model)
-            same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
-            if not same or home(self._model) != (self.backend, self.dtype):
+            if not self._structure.holds() or home(self._model) != (self.backend, self.dtype):
                 self._compile()
             elif not self._prepared.holds():
                 self._prepared = self._prepare()
-            self._structure = now
             return self._prepared
 
     def _prepare(self) -> Prepared:
@@ -389,9 +417,16 @@ def compile(
         return EagerPlan(model, sizes, str(error), precision)
 
 
-def _parts(model: Module) -> list[Any]:
-    """Return every module, parameter and buffer of a model."""
-    return [*model.modules(), *model.parameters(), *model.buffers()]
+def _not_finite(xp: Any, outputs: list[Array], images: int) -> list[int]:
+    """Return the images that have a NaN or an infinity in some output; all, where none is told."""
+    found: set[int] = set()
+    for y in outputs:
+        if y.dtype.kind != "f" or bool((finite := xp.isfinite(y)).all()):
+            continue
+        if y.shape[:1] != (images,):
+            return list(range(images))
+        found.update(i for i in range(images) if not bool(finite[i].all()))
+    return sorted(found)
 
 
 def _by_parameters(graph: Graph) -> tuple[list[Node], list[Node]]:

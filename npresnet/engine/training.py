@@ -26,6 +26,7 @@ from npresnet.engine.request import (
     received,
     takes_fallback,
 )
+from npresnet.engine.structure import Structure
 from npresnet.engine.training_steps import TrainingFrame
 from npresnet.errors import GraphError, RangeError, ShapeError
 from npresnet.nn import Module
@@ -110,7 +111,7 @@ class TrainingPlan:
 
     Call it with images and targets; it returns the loss. Running statistics, their counters and
     the optimizer's state move as they do eagerly. A plan follows changes of the learning rate, of
-    layers' modes and of ``requires_grad``.
+    layers' modes and settings, of ``requires_grad``, and layers that are exchanged.
 
     Attributes
     ----------
@@ -144,6 +145,7 @@ class TrainingPlan:
         self._algorithm = algorithm
         self._lock = threading.RLock()
         self._made_for: Any = None
+        self._structure = Structure(model)
         self._programs: dict[int, _Compiled] = {}
         self._outputs: Callable[[], Any] | None = None
         self._program(shape[0])
@@ -262,7 +264,7 @@ class TrainingPlan:
             [module.training for module in model.modules()],
             [(id(t), t.requires_grad, t.dtype, t.shape) for t in tensors],
         )
-        if state != self._made_for:
+        if state != self._made_for or not self._structure.holds():
             self._programs.clear()
             self._made_for = state
             self.backend, self.dtype = home(model)
@@ -281,6 +283,7 @@ class TrainingPlan:
                 if DeviceStep.fits(program, self._optimizer):
                     whole = DeviceStep(program, loss, self._optimizer)
         compiled = self._programs[shape[0]] = _Compiled(program, loss, whole, program.moved)
+        self._structure = Structure(self._model)  # tracing runs a forward that may count its calls
         return compiled
 
     def __repr__(self) -> str:

@@ -25,15 +25,15 @@ Self = TypeVar("Self", bound="Module")
 
 
 class _Structure:
-    """Counts how often a child, parameter or buffer of any module was set or deleted."""
+    """Counts how often any module got, lost or exchanged a part, a hook or a setting."""
 
     version = 0
 
 
 def structure_version() -> int:
-    """Return a number that grows when any module gets, loses or exchanges a part.
+    """Return a number that grows when a part, hook or plain attribute of any module is another.
 
-    A plan that finds it as it was needn't walk its model to see that no layer was replaced.
+    A plan that finds it as it was needn't walk its model to see that it is made of the same.
     """
     return _Structure.version
 
@@ -65,10 +65,12 @@ class RemovableHandle:
         self._hooks = hooks
         self._key = max(hooks, default=0) + 1
         hooks[self._key] = hook
+        _Structure.version += 1
 
     def remove(self) -> None:
         """Take the hook away; a second time does nothing."""
         self._hooks.pop(self._key, None)
+        _Structure.version += 1
 
 
 class Module:
@@ -183,6 +185,8 @@ class Module:
                 own[registered][name] = value
                 _Structure.version += 1
                 return
+        if value is not own.get(name):
+            _Structure.version += 1
         own[name] = value
 
     def __getattr__(self, name: str) -> Any:
@@ -203,6 +207,7 @@ class Module:
                 _Structure.version += 1
                 return
         super().__delattr__(name)
+        _Structure.version += 1
 
     def __dir__(self) -> list[str]:
         own = self.__dict__

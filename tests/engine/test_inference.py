@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import npresnet as nr
+from npresnet import functional as F
 from npresnet import nn
 from npresnet.engine import EagerPlan
 from npresnet.errors import BackendError, DtypeError, GraphError, RangeError, ShapeError
-from tests.engine.networks import Branching, Odd, Several, Squeezing, eager, lived_in
+from tests.engine.networks import Branching, Late, Odd, Several, Squeezing, eager, lived_in
 from tests.parity import relative_error
 
 CASES = {
@@ -21,6 +23,7 @@ CASES = {
     "resnet50": (lambda: nr.resnet50(num_classes=7), (2, 3, 64, 64)),
     "small": (lambda: nr.resnet18(num_classes=7, small_input=True), (3, 3, 32, 32)),
     "odd": (Odd, (4, 3, 17, 15)),
+    "late": (Late, (2, 3, 9, 7)),
 }
 
 
@@ -179,6 +182,57 @@ def test_nan_and_inf_travel_through(case):
     np.testing.assert_array_equal(plan(x[1:]), clean[1:])
 
 
+class Deep(nn.Module):
+    """Maps in which a pixel reaches part of the output only."""
+
+    def __init__(self, inputs=16):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 24, 3, padding=1)
+
+    def forward(self, x):
+        return self.second(F.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_nan_and_inf_stand_where_torch_has_them(bad):
+    """Winograd's transforms mix pixels, sums of infinities among them."""
+    nr.manual_seed(0)
+    model = Deep().eval()
+    x = np.random.default_rng(1).standard_normal((3, 16, 20, 20)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    assert {n.attributes["algorithm"] for n in plan.graph.nodes} == {"winograd4"}
+    clean = plan(x)
+    x[1, 5, 9, 8] = bad
+    y = plan(x)
+    first, second = (
+        [torch.from_numpy(p.numpy()) for p in layer.parameters()]
+        for layer in (model.first, model.second)
+    )
+    truth = torch.relu(torch.nn.functional.conv2d(torch.from_numpy(x), *first, padding=1))
+    truth = torch.nn.functional.conv2d(truth, *second, padding=1).numpy()
+    np.testing.assert_allclose(y, truth, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(y[::2], clean[::2])
+    np.testing.assert_array_equal(plan(x[1:2]), y[1:2])
+    model.second.bias.data += 1
+    np.testing.assert_allclose(plan(x), truth + 1, rtol=1e-4, atol=1e-5)
+
+
+def test_nan_in_what_is_no_image_of_its_own():
+    class Whole(Deep):
+        def forward(self, x):
+            return super().forward(x).sum(0), x * 0
+
+    model = Whole().eval()
+    x = np.random.default_rng(1).standard_normal((2, 16, 20, 20)).astype(np.float32)
+    x[1, 5, 9, 8] = np.nan
+    y, _ = nr.compile(model, x.shape)(x)
+    with nr.no_grad():
+        truth = model(nr.tensor(x))[0].numpy()
+    assert 0 < np.isnan(truth).sum() < truth.size
+    np.testing.assert_allclose(y, truth, rtol=1e-4, atol=1e-5)
+
+
 def test_a_plan_sees_changed_weights(case):
     model, x = case
     plan = nr.compile(model, x.shape)
@@ -188,6 +242,7 @@ def test_a_plan_sees_changed_weights(case):
 
     first = plan(x)
     parameters = list(model.parameters())
+    names = {id(p): name for name, p in model.named_parameters()}
     optimizer = nr.optim.SGD(parameters, lr=0.01)
     for p in parameters:
         p.grad = np.ones_like(p.data)
@@ -202,6 +257,15 @@ def test_a_plan_sees_changed_weights(case):
     check()
     nn.init.constant_(parameters[-1], 3.0)
     check()
+    largest = max(parameters, key=lambda p: p.data.size)
+    state[names[id(largest)]].reshape(-1)[1] += 30  # one element, none of the samples
+    model.load_state_dict(state)
+    check()
+    for p in parameters:
+        p.grad = np.zeros_like(p.data)
+    largest.grad.reshape(-1)[1] = 1000
+    optimizer.step()
+    check()
     for p in parameters:
         p.data *= np.float32(0.8)  # in place, past npresnet: seen by samples
     check()
@@ -210,8 +274,7 @@ def test_a_plan_sees_changed_weights(case):
         model(nr.tensor(x))  # moves the running statistics
         model.eval()
     check()
-    largest = max(parameters, key=lambda p: p.data.size)
-    largest.data.reshape(-1)[1] += 1  # a single element: told
+    largest.data.reshape(-1)[1] += 30  # a single element: told
     plan.refresh()
     check()
 
@@ -237,6 +300,15 @@ def test_a_plan_follows_a_model_that_was_rebuilt():
     model.layer1[0] = nn.Identity()
     check(x)
     model.bn1.running_mean = nr.tensor(np.full(64, 0.5, np.float32))
+    check(x)
+    model.bn1.eps = 0.5
+    check(x)
+    model.conv1.stride = (1, 1)
+    check(x)
+    handle = model.fc.register_forward_hook(lambda module, inputs, output: output * 2)
+    with pytest.warns(RuntimeWarning, match="hooks of fc"):
+        check(x)
+    handle.remove()
     check(x)
     model.double()
     with pytest.raises(DtypeError, match="float64"):

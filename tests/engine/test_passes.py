@@ -16,7 +16,7 @@ from npresnet.engine.passes.fuse_statistics import fuse_statistics
 from npresnet.engine.passes.plan_memory import ALIGNMENT, Buffer, plan_memory
 from npresnet.engine.trace import trace_any_batch
 from npresnet.tape import Context
-from tests.engine.networks import Odd, eager, lived_in
+from tests.engine.networks import Late, Odd, eager, lived_in
 
 
 def interpret(graph, x):
@@ -38,7 +38,7 @@ def names(graph):
 
 
 @pytest.mark.parametrize("passes", [(), (fold_batch_norm,), (fold_batch_norm, fuse_epilogue)])
-@pytest.mark.parametrize("make", [Odd, lambda: nr.resnet18(num_classes=3)])
+@pytest.mark.parametrize("make", [Odd, Late, lambda: nr.resnet18(num_classes=3)])
 def test_every_graph_computes_the_same(passes, make):
     model = lived_in(make()).eval().double()
     graph = trace_any_batch(model, (3, 3, 33, 31), np.float64)
@@ -59,6 +59,11 @@ def test_training_graphs_are_fused():
     convs = [n for n in graph.nodes if n.operation.name == "conv2d_epilogue"]
     assert len(convs) == 20
     assert all(n.attributes["statistics"] for n in convs)
+
+
+def test_batch_norm_of_the_batch_is_not_folded():
+    graph = trace_any_batch(nr.resnet18(num_classes=3), (2, 3, 64, 64), np.float32, True)
+    assert names(fold_batch_norm(graph)) == names(graph)
 
 
 class Turns(nn.Module):

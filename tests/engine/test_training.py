@@ -8,7 +8,7 @@ from npresnet import functional as F
 from npresnet import nn
 from npresnet.engine import EagerStep
 from npresnet.errors import DtypeError, GraphError, RangeError, ShapeError
-from tests.engine.networks import Branching, Odd, lived_in
+from tests.engine.networks import Branching, Late, Odd, lived_in
 from tests.parity import relative_error
 
 
@@ -202,6 +202,34 @@ def test_a_plan_follows_what_is_frozen(dtype):
     assert_same_state(one, other, 1e-9 if dtype == np.float64 else 1e-2)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_plan_follows_what_is_exchanged(dtype):
+    shape = (4, 3, 17, 15)
+    one, other = twins(Odd, dtype)
+    first, second = sgd(one), sgd(other)
+    step = nr.compile_step(other, F.cross_entropy, second, shape)
+
+    def new_head(model):
+        nr.manual_seed(5)
+        model.head = nn.Linear(18, 5).to(dtype)
+
+    for i, change in enumerate(
+        (
+            lambda m: None,
+            lambda m: setattr(m, "pool", nn.AvgPool2d(3, 2, 1, ceil_mode=True)),  # no parameters
+            lambda m: setattr(m.first, "eps", 0.3),
+            lambda m: setattr(m.stem, "stride", (1, 1)),
+            new_head,
+        )
+    ):
+        change(one)
+        change(other)
+        x, y = draw(shape, 5, dtype, i)
+        loss = eager_step(one, F.cross_entropy, first, x, y)
+        assert step(x, y) == pytest.approx(loss, rel=1e-9 if dtype == np.float64 else 1e-3)
+    assert_same_state(one, other, 1e-9 if dtype == np.float64 else 1e-2)
+
+
 class Shared(nn.Module):
     """One layer twice, a value read three times, a sum of two norms, a detour without gradient."""
 
@@ -224,10 +252,11 @@ class Shared(nn.Module):
         return self.head((z * scale).mean([2, 3]))
 
 
+@pytest.mark.parametrize("make", [Shared, Late])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gradients_add_up(dtype):
+def test_gradients_add_up(dtype, make):
     shape = (4, 3, 8, 6)
-    one, other = twins(Shared, dtype)
+    one, other = twins(make, dtype)
     first, second = sgd(one), sgd(other)
     step = nr.compile_step(other, F.cross_entropy, second, shape)
     rel = 1e-9 if dtype == np.float64 else 1e-4
@@ -286,6 +315,17 @@ def test_an_inference_plan_sees_training():
     with nr.no_grad():
         expected = model.eval()(nr.tensor(x)).numpy()
     assert relative_error(plan(x), expected) < 1e-4
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, lambda o, y: F.cross_entropy(o, y) * 1])
+def test_a_loss_that_is_not_finite_changes_no_parameter(loss):
+    model = Odd()
+    before = [p.data.copy() for p in model.parameters()]
+    step = nr.compile_step(model, loss, sgd(model), (4, 3, 17, 15))
+    x, y = draw((4, 3, 17, 15), 5, np.float32, 0)
+    assert np.isnan(step(x * np.nan, y))
+    for p, old in zip(model.parameters(), before, strict=True):
+        np.testing.assert_array_equal(p.data, old)
 
 
 def test_wrong_input():

@@ -15,7 +15,7 @@ from npresnet.engine.kernels import PlanKernels
 from npresnet.engine.operations import ConvEpilogue
 from npresnet.errors import RangeError
 
-__all__ = ["ALGORITHMS", "choose_algorithm"]
+__all__ = ["ALGORITHMS", "choose_algorithm", "uses_winograd"]
 
 ALGORITHMS = ("auto", "im2col", "direct", "winograd")
 
@@ -72,3 +72,8 @@ def choose_algorithm(
         return Node(node.operation, node.inputs, {**rule, "algorithm": algorithm}, node.output)
 
     return graph.with_nodes(map(chosen, graph.nodes))
+
+
+def uses_winograd(graph: Graph) -> bool:
+    """Return whether a convolution is computed by transforms, which mix neighbouring pixels."""
+    return any(n.attributes.get("algorithm", "").startswith("winograd") for n in graph.nodes)
