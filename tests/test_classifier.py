@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import npresnet as nr
+from npresnet.backend import current_backend
 from npresnet.errors import (
     BackendError,
     DataError,
@@ -361,6 +362,21 @@ def test_copies(fitted, data):
     expected = fitted.predict_proba(data[0])
     for twin in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
         np.testing.assert_array_equal(twin.predict_proba(data[0]), expected)
+
+
+def test_plans_do_the_work(data, monkeypatch):
+    """Training, its evaluation, prediction and scoring: none of it convolves eagerly."""
+    kernels = current_backend().kernels
+
+    def eager(*arguments):
+        raise AssertionError("an eager convolution")
+
+    monkeypatch.setattr(kernels, "conv2d", eager)
+    with pytest.raises(AssertionError, match="an eager convolution"):
+        nr.resnet18(small_input=True).eval()(nr.zeros(1, 3, 8, 8))
+    clf = nr.Classifier("resnet18", epochs=1, batch_size=24, validation=0.25, seed=5).fit(*data)
+    assert len(clf.predict(data[0])) == len(data[0])
+    assert 0 <= clf.score(*data) <= 1
 
 
 def test_prediction_from_several_threads(fitted, data):

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the list."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"cpu    {platform.machine()}, {cores} processors")
+    print(f"cpu    {platform.machine()}, {cores} processor{'' if cores == 1 else 's'}")
     try:
         devices = cuda_devices()
     except BackendError as error:

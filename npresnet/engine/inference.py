@@ -320,7 +320,7 @@ def _nothing(size: int) -> Array:
 
 
 class EagerPlan:
-    """A model that can't be traced, called like a plan.
+    """A model that can't be traced, called like a plan, one call at a time.
 
     Attributes
     ----------
@@ -338,18 +338,20 @@ class EagerPlan:
         self.precision = precision
         self.reason = reason
         self._model = model
+        self._lock = threading.Lock()
 
     def __call__(self, x: Any) -> Any:
         """Run the model eagerly, in evaluation mode; arguments and errors as of a plan."""
         array = received(x, self.shape, self.dtype, self.backend)
-        modes = [(module, module.training) for module in self._model.modules()]
-        self._model.eval()
-        try:
-            with no_grad(), use_backend(self.backend, self.precision):
-                output = self._model(Tensor(array))
-        finally:
-            for module, mode in modes:
-                module.__dict__["training"] = mode
+        with self._lock:  # a call that ends first would put modes back under another's feet
+            modes = [(module, module.training) for module in self._model.modules()]
+            self._model.eval()
+            try:
+                with no_grad(), use_backend(self.backend, self.precision):
+                    output = self._model(Tensor(array))
+            finally:
+                for module, mode in modes:
+                    module.__dict__["training"] = mode
         return output if isinstance(x, Tensor) else arrays_of(output)
 
     def refresh(self) -> None:

@@ -41,7 +41,15 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def home(model: Module) -> tuple[Backend, np.dtype[Any]]:
-    """Return the backend that a model lives on, and the dtype it computes in."""
+    """Return the backend that a model lives on, and the dtype it computes in.
+
+    Raises
+    ------
+    DtypeError
+        If it is no Module.
+    """
+    if not isinstance(model, Module):
+        raise DtypeError(f"a plan is made of a Module, got {type(model).__name__}")
     tensors = [*model.parameters(), *model.buffers()]
     floats = [t.dtype for t in tensors if t.dtype.kind == "f"]
     return for_arrays([t.data for t in tensors]), floats[0] if floats else np.dtype(np.float32)

@@ -28,7 +28,7 @@ from npresnet.engine.request import (
 )
 from npresnet.engine.structure import Structure
 from npresnet.engine.training_steps import TrainingFrame
-from npresnet.errors import GraphError, RangeError, ShapeError
+from npresnet.errors import DtypeError, GraphError, RangeError, ShapeError
 from npresnet.nn import Module
 from npresnet.optim.optimizer import Optimizer
 from npresnet.optim.scaler import GradScaler
@@ -352,6 +352,10 @@ def compile_step(
     """
     if fallback not in (None, "eager"):
         raise RangeError(f"fallback must be None or 'eager', got {fallback!r}")
+    if not callable(loss):
+        raise DtypeError(f"loss expected a function of (output, target), got {loss!r}")
+    if not isinstance(optimizer, Optimizer):
+        raise DtypeError(f"optimizer expected one of npresnet.optim's, got {optimizer!r}")
     sizes, precision = checked_shape(shape), chosen_precision(model, precision)
     if scaler is None:
         scaler = GradScaler(enabled=precision == "fp16")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -370,6 +371,8 @@ def test_wrong_input():
         nr.compile(nr.resnet18(), (2, 3, 32, 32), algorithm="fft")
     with pytest.raises(RangeError, match="fallback"):
         nr.compile(nr.resnet18(), (2, 3, 32, 32), fallback="maybe")
+    with pytest.raises(DtypeError, match="a plan is made of a Module, got function"):
+        nr.compile(lambda x: x, (2, 3, 32, 32))
 
 
 def test_what_cannot_be_traced_runs_eagerly_on_request():
@@ -383,6 +386,29 @@ def test_what_cannot_be_traced_runs_eagerly_on_request():
     assert model.training
     with pytest.raises(DtypeError):
         plan(x.astype(np.float64))
+
+
+def test_an_eager_plan_keeps_out_of_training_mode():
+    """Several threads, and a model that its owner left in training mode."""
+
+    class Slow(Branching):
+        def forward(self, x):
+            time.sleep(0.005)
+            seen.append(self.training)
+            return super().forward(x)
+
+    seen = []
+    model = Slow().train()
+    x = np.ones((1, 3, 8, 8), np.float32)
+    plan = nr.compile(model, x.shape, fallback="eager")
+    seen.clear()  # of what tracing did
+    threads = [threading.Thread(target=lambda: [plan(x) for _ in range(4)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [False] * 12
+    assert model.training
 
 
 def test_a_model_that_depends_on_the_batch():

@@ -347,6 +347,12 @@ def test_wrong_input():
     )
     with pytest.raises(ShapeError, match="one number"):
         unreduced(x, y)
+    with pytest.raises(DtypeError, match=r"loss expected a function of \(output, target\)"):
+        nr.compile_step(model, "cross_entropy", sgd(model), (4, 3, 64, 64))
+    with pytest.raises(DtypeError, match=r"optimizer expected one of npresnet.optim's, got None"):
+        nr.compile_step(model, F.cross_entropy, None, (4, 3, 64, 64))
+    with pytest.raises(DtypeError, match="a plan is made of a Module, got NoneType"):
+        nr.compile_step(None, F.cross_entropy, sgd(model), (4, 3, 64, 64))
     small = nr.compile_step(model, F.cross_entropy, sgd(model), (4, 3, 32, 32))
     with pytest.raises(ShapeError, match="more than one value a channel"):
         small(x[:1, :, :32, :32], y[:1])

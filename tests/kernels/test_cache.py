@@ -8,8 +8,11 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from npresnet_kernels.cpu import cache
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,3 +194,51 @@ def test_other_code_keeps_numba_as_it_was(tmp_path):
         NUMBA_CACHE_DIR=str(tmp_path),
     )
     assert said == "as it was"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="users are POSIX's")
+def test_another_users_folder_is_not_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache, "_complained", False)
+    assert Path(cache.cache_folder.__wrapped__()).parent == tmp_path / "npresnet"
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    with pytest.warns(RuntimeWarning, match="belongs to another user"):
+        assert cache.cache_folder.__wrapped__() is None
+
+
+def test_a_file_of_another_folder_is_not_trusted(tmp_path, monkeypatch):
+    """As another machine sealed it."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(cache, "cache_folder", lambda name=name: tmp_path / name)
+        cache._write(tmp_path / name / "kernel.o", b"code")
+        assert cache._read(tmp_path / name / "kernel.o") == b"code"
+    shutil.copy(tmp_path / "here" / "kernel.o", tmp_path / "there" / "kernel.o")
+    assert cache._read(tmp_path / "there" / "kernel.o") is None
+
+
+def test_the_key_knows_processor_and_compilers(tmp_path, monkeypatch):
+    keys = [cache._key()]
+
+    def changed(*patch):
+        with monkeypatch.context() as context:
+            context.setattr(*patch)
+            keys.append(cache._key())
+
+    binding = cache.llvmlite.binding
+    features = binding.get_host_cpu_features()
+    features["invented"] = True
+    changed(binding, "get_host_cpu_features", lambda: features)
+    changed(binding, "get_host_cpu_name", lambda: "invented")
+    changed(binding, "get_default_triple", lambda: "invented")
+    changed(cache.platform, "machine", lambda: "invented")
+    changed(cache.llvmlite, "__version__", "0.1")
+    numba = tmp_path / "numba"
+    numba.mkdir()
+    found = SimpleNamespace(origin=str(numba / "__init__.py"))
+    for version in ("1", "2"):
+        (numba / "_version.py").write_text(version)
+        changed(cache.importlib.util, "find_spec", lambda name: found)
+    assert len(set(keys)) == len(keys) == 8
+    assert cache._key() == keys[0]

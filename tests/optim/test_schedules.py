@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -146,10 +148,20 @@ def test_going_on_with_last_epoch():
 
 
 def test_warns_when_stepped_before_the_optimizer():
-    ours, _ = optimizers()
-    schedule = nr.optim.StepLR(ours, 2)
-    with pytest.warns(UserWarning, match="call optimizer.step\\(\\) first"):
-        schedule.step()
+    said = []
+    for stepped in (False, True):
+        ours, _ = optimizers()
+        ours.has_stepped = stepped
+        schedule = nr.optim.StepLR(ours, 2)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            schedule.step()
+            schedule.step()
+        said.append([str(warning.message) for warning in caught])
+    once, never = said
+    assert len(once) == 1
+    assert "call optimizer.step() first" in once[0]
+    assert never == []
 
 
 def test_wrong_settings():

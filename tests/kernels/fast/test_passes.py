@@ -148,6 +148,19 @@ def test_norm_has_the_same_bits_on_any_threads():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_relu_of_nan_lets_its_gradient_pass(residual):
+    """As torch's, whose ReLU stops gradients where y <= 0."""
+    x, grad = draw(1, 4, 4, 17), draw(1, 4, 4, 17, seed=1)
+    gamma, beta = np.ones(17, dtype=np.float32), np.full(17, np.nan, dtype=np.float32)
+    mean, variance = np.zeros(17), np.ones(17)
+    y = np.full_like(x, np.nan)
+    _, grad_beta = batch_norm_backward(
+        grad, x, mean, variance, gamma, beta, np.empty_like(x), True, y if residual else None
+    )
+    np.testing.assert_allclose(grad_beta, grad.sum((0, 1, 2)), rtol=1e-5, atol=1e-5)
+
+
 def test_nan_travels_through_norm():
     x = draw(1, 4, 4, 17)
     x[0, 1, 1, 3] = np.nan
