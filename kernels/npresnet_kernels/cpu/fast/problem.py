@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import direct, direct_images, packing, winograd
-from .algorithm import STORED_BYTES, mostly_padding, tiles_together
+from .algorithm import L2_BYTES, STORED_BYTES, mostly_padding, tiles_together
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import WANTED_BYTES, chunk_length, gemm_blocked
 from .parallel import Integers, run, thread_count
@@ -215,8 +215,9 @@ class WinogradProblem:
 
     def _choose_blocks(self, tile_bytes: int) -> None:
         """Choose tiles in a block and columns in a group for both schedules; size their scratch."""
-        # V takes at most 0.6 of L2; beside it are M and, while they pass, the weights
-        most = max(CUT_BYTES * 6 // 10 // tile_bytes, TILE_ROWS)
+        # V takes at most 0.6 of L2; beside it are M and, while they pass, the weights. All of a
+        # layer's weights pass by each block: two threads that read them more often wait for memory
+        most = max(L2_BYTES * 6 // 10 // tile_bytes, TILE_ROWS)
         self.block = min(most, 2 * TILE_ROWS + 4)
         # more columns at a time read V less often, fewer keep M small
         self.group = min(2 if 4 * self.weight_floats <= CUT_BYTES * 2 else 4, self.columns)
