@@ -15,7 +15,7 @@ import numpy as np
 
 from npresnet_kernels.contract import Array
 
-__all__ = ["Arena", "ArenaPool"]
+__all__ = ["Arena", "ArenaPool", "laid"]
 
 KEPT = 4
 """Arenas that a pool keeps for later calls; threads beyond that free theirs."""
@@ -41,21 +41,30 @@ class Arena:
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         """Return a C-contiguous array at an offset."""
-        size = math.prod(shape) * dtype.itemsize
-        return self._memory[offset : offset + size].view(dtype).reshape(shape)
+        return _dense(self._memory[offset:], shape, dtype)
 
     def place(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-        """Return an array at an offset; maps (N, C, H, W) lie in memory as (N, H, W, C)."""
-        if len(shape) != 4:
-            return self.view(offset, shape, dtype)
-        images, channels, height, width = shape
-        return self.view(offset, (images, height, width, channels), dtype).transpose(0, 3, 1, 2)
+        """Return an array at an offset, as :func:`laid`."""
+        return laid(self._memory[offset:], shape, dtype)
 
     def scratch(self, floats: int) -> Array:
         """Return working memory of at least so many float32."""
         if self._scratch.size < floats:
             self._scratch = self._make(4 * floats).view(np.float32)
         return self._scratch
+
+
+def _dense(memory: Array, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """Return an array at the beginning of some bytes."""
+    return memory[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def laid(memory: Array, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """Return the same, maps (N, C, H, W) lying in memory as (N, H, W, C)."""
+    if len(shape) != 4:
+        return _dense(memory, shape, dtype)
+    images, channels, height, width = shape
+    return _dense(memory, (images, height, width, channels), dtype).transpose(0, 3, 1, 2)
 
 
 class ArenaPool:

@@ -10,14 +10,21 @@ beside it says. A backend that has such kernels offers a module of them as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from npresnet.engine.recording import Recorder
 from npresnet_kernels.contract import Array, Pair, Shape
 
-__all__ = ["Convolution", "Dense", "PlanKernels", "RecordedKernels"]
+__all__ = [
+    "Convolution",
+    "Dense",
+    "MeanPool",
+    "PlanKernels",
+    "RecordedKernels",
+    "recorded_kernels",
+]
 
 
 class PackedLayer(Protocol):
@@ -94,6 +101,18 @@ class Convolution(PackedLayer, Protocol):
 
     def grad_weight(self, x: Array, grad_y: Array, grad_weight: Array, scratch: Array) -> None:
         """Write the gradient of the weights (O, I, k, k)."""
+        ...
+
+
+class MeanPool(Protocol):
+    """Means over windows of one geometry; maps (N, H, W, C)."""
+
+    def forward(self, x: Array, y: Array) -> None:
+        """Write the means."""
+        ...
+
+    def backward(self, grad_y: Array, grad_x: Array) -> None:
+        """Write the gradient of x."""
         ...
 
 
@@ -290,7 +309,11 @@ class PlanKernels(Protocol):
 
 
 class RecordedKernels(PlanKernels, Protocol):
-    """What a module with a recorder offers too: what ends a training step, all on the device.
+    """What a module with a recorder offers too, so that nothing but kernels is recorded.
+
+    Operations that stand alone, where other backends' plans run them as eager does; arrays are maps
+    (N, H, W, C) or rows (N, C) of one element type, and a gradient may lie where that of the output
+    lay. And what ends a training step, all on the device.
 
     Numbers that change from step to step are read from the device's memory. ``clock`` (2,) float64
     is the learning rate and the steps done before; ``scaling`` (3,) float32 is the loss scale, 1
@@ -337,3 +360,56 @@ class RecordedKernels(PlanKernels, Protocol):
     def count_step_(self, clock: Array, scaling: Array) -> None:
         """Count a step, if it was taken."""
         ...
+
+    def relu(self, x: Array, y: Array) -> None:
+        """Y = max(x, 0); y may be x."""
+        ...
+
+    def relu_grad(self, grad_y: Array, y: Array, grad_x: Array) -> None:
+        """Write the gradient of x."""
+        ...
+
+    def sigmoid(self, x: Array, y: Array) -> None:
+        """Y = 1 / (1 + exp(-x))."""
+        ...
+
+    def sigmoid_grad(self, grad_y: Array, y: Array, grad_x: Array) -> None:
+        """Write the gradient of x."""
+        ...
+
+    def softmax_forward(self, x: Array, y: Array, log: bool) -> None:
+        """Write the softmax of each row, or its logarithm."""
+        ...
+
+    def softmax_backward(self, grad_y: Array, y: Array, grad_x: Array, log: bool) -> None:
+        """Write the gradient of x."""
+        ...
+
+    def gate(self, x: Array, gates: Array, y: Array) -> None:
+        """Write maps times gates (N, C) float32."""
+        ...
+
+    def gate_grad(
+        self, grad_y: Array, x: Array, gates: Array, grad_x: Array, grad_gates: Array
+    ) -> None:
+        """Write the gradients of maps and gates."""
+        ...
+
+    def average_pool(self, size: Pair, *options: Any) -> MeanPool:
+        """Return the pool of the contract's ``avg_pool2d``, for maps of a size."""
+        ...
+
+    def adaptive_average_pool(self, size: Pair, output_size: Pair) -> MeanPool:
+        """Return the pool of the contract's ``adaptive_avg_pool2d``."""
+        ...
+
+    def to_channels_first(self, x: Array, out: Array) -> None:
+        """Write (N, H, W, C) as (N, C, H, W), C-contiguous, in the type of ``out``."""
+        ...
+
+
+def recorded_kernels(kernels: PlanKernels | None) -> RecordedKernels | None:
+    """Return kernels whose runs can be recorded; None if they can't."""
+    if kernels is None or kernels.recorder() is None:
+        return None
+    return cast(RecordedKernels, kernels)

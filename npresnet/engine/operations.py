@@ -23,6 +23,7 @@ __all__ = [
     "FoldedBias",
     "FoldedWeight",
     "NormActivation",
+    "is_pointwise",
     "is_whole_mean",
 ]
 
@@ -170,3 +171,13 @@ class NormActivation(Operation):
 def is_whole_mean(node: Node) -> bool:
     """Return whether a node takes the mean over each whole map."""
     return node.operation is AdaptiveAvgPool2d and node.attributes["output_size"] == (1, 1)
+
+
+def is_pointwise(node: Node) -> bool:
+    """Return whether a node multiplies each pixel by a matrix of parameters, and adds a bias."""
+    if node.operation is not ConvEpilogue:
+        return False
+    _, weight, _, residual = node.inputs
+    rule = node.attributes
+    plain = rule["padding"] == (0, 0) and rule["groups"] == 1 and not rule.get("statistics")
+    return plain and residual is None and weight is not None and weight.shape[2:] == (1, 1)

@@ -78,7 +78,8 @@ class Program:
         self._grads: dict[Value, int] = {}
         self._learned: dict[Value, Array] = {}
         self._moments: dict[Value, Array] = {}
-        self._areas = [Area(*[np.empty(0)] * 3)] * len(self.steps)
+        nothing = np.empty(0)
+        self._areas = [Area(nothing, nothing, nothing, {})] * len(self.steps)
         self._arena: Arena | None = None
         if kernels is not None:  # else what is computed is collected as it comes
             self._lay_out(kernels)
@@ -114,6 +115,7 @@ class Program:
         """Return the gradient of each parameter; those of the outputs are in the frame."""
         for step, area in zip(reversed(self.steps), reversed(self._areas), strict=True):
             if step.node.output in frame.grads:
+                frame.spares = dict(area.spares)
                 step.backward(frame, area)
         return {
             v.source: frame.grads[v]
@@ -181,6 +183,9 @@ class Program:
         activations = activation_lives(steps, self.graph)
         gradients = gradient_lives(steps, self.graph)
         places = gradient_places(steps, gradients, storage)
+        for step in steps:
+            if step.in_place in places and places[step.in_place] == places.get(step.node.output):
+                step.share()
         shared: dict[Value, tuple[int, int]] = {}  # by what lies in a place first
         for value, place in places.items():
             first, last = shared.get(place, gradients[value])
@@ -196,6 +201,13 @@ class Program:
             buffers.append(Buffer(size * forward, now, now))
             buffers.append(Buffer(size * backward, end - now, end - now))
             buffers.append(Buffer(step.kept_bytes(batch), now, end - now))
+        second = [
+            (now, value)
+            for now, step in enumerate(steps)
+            for value in dict.fromkeys(step.targets)
+            if value in gradients and gradients[value][0] < end - now  # another was here before
+        ]
+        buffers += [Buffer(storage.bytes_at(v, batch), end - now, end - now) for now, v in second]
         offsets, total = plan_memory(buffers)
         self._arena = arena = Arena(total, kernels.memory)
         self._activations = dict(zip(activations, offsets, strict=False))
@@ -206,10 +218,13 @@ class Program:
             arena.view(offset, (buffer.size,), np.dtype(np.uint8))
             for offset, buffer in zip(offsets[rest:], buffers[rest:], strict=True)
         ]
+        own, spare = areas[: 3 * len(steps)], areas[3 * len(steps) :]
         self._areas = [
-            Area(forward.view(storage.dtype), backward.view(storage.dtype), kept)
-            for forward, backward, kept in zip(areas[::3], areas[1::3], areas[2::3], strict=True)
+            Area(forward.view(storage.dtype), backward.view(storage.dtype), kept, {})
+            for forward, backward, kept in zip(own[::3], own[1::3], own[2::3], strict=True)
         ]
+        for (now, value), memory in zip(second, spare, strict=True):
+            self._areas[now].spares[value] = memory
         for value in self._outside:
             if value.needs_grad:
                 self._learned[value] = _array(kernels, value.shape, value.dtype)

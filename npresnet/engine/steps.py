@@ -7,7 +7,7 @@ forward, as eager calls it, with the result kept until the last step that reads 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from npresnet.backend import Backend
 from npresnet.elementary import Reshape
 from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
-from npresnet.engine.kernels import PlanKernels
+from npresnet.engine.kernels import PlanKernels, RecordedKernels
+from npresnet.engine.lone import Lone, lone_operation
 from npresnet.engine.operations import ConvEpilogue, is_whole_mean
 from npresnet.engine.storage import Storage, dense
 from npresnet.functional.linear import Linear
@@ -24,7 +25,7 @@ from npresnet.functional.pool import MaxPool2d
 from npresnet.tape import Context
 from npresnet_kernels.contract import Array
 
-__all__ = ["Frame", "Step", "inference_step", "is_plain_max"]
+__all__ = ["Frame", "Step", "features", "inference_step", "is_plain_max"]
 
 Lookup = Callable[[Value], Array]
 
@@ -71,6 +72,11 @@ class Frame:
             self.repeatable = False
             x = self.storage.converted(x, self.storage.dtype)
         return self.dense(x.transpose(0, 2, 3, 1))
+
+    def stored(self, value: Value) -> Array:
+        """Return a value as it is kept: dense rows (N, C), or maps (N, H, W, C)."""
+        x = self.values[value]
+        return self.dense(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x)
 
     def operands(self, node: Node) -> list[Array | None]:
         """Return a node's inputs as its own forward takes them."""
@@ -241,7 +247,7 @@ class FastConvolution(FastStep):
 
 
 class FastLinear(FastStep):
-    """A linear layer by a kernel that rounds alike in any batch."""
+    """A linear layer, or a 1x1 convolution of features, which rounds alike in any batch."""
 
     def __init__(
         self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
@@ -254,7 +260,8 @@ class FastLinear(FastStep):
 
     def prepare(self, lookup: Lookup) -> Array:
         """Lay the weights out as the kernel reads them."""
-        return self.layer.pack(dense(lookup(self.packs[0])))
+        weight = dense(lookup(self.packs[0]))
+        return self.layer.pack(weight.reshape(weight.shape[:2]))
 
     def scratch_floats(self, threads: int, batch: int) -> int:
         """Return what the kernel needs."""
@@ -262,13 +269,24 @@ class FastLinear(FastStep):
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
+        y = features(self.target(frame))
         self.layer.forward(
-            frame.dense(frame.values[self.x]),
-            pack,
-            self.target(frame),
-            frame.scratch,
-            self.vector(frame, 2),
+            features(frame.stored(self.x)), pack, y, frame.scratch, self.vector(frame, 2)
         )
+        if self.node.attributes.get("relu"):
+            cast(RecordedKernels, self.kernels).relu(y, y)
+
+
+class LoneStep(FastStep):
+    """An operation with a kernel of its own."""
+
+    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels, lone: Lone) -> None:
+        super().__init__(node, backend, kernels)
+        self.lone = lone
+
+    def run(self, frame: Frame, pack: Any) -> None:
+        """Compute the output."""
+        self.lone.forward(frame)
 
 
 class FastMaxPool(FastStep):
@@ -314,12 +332,22 @@ class FastNorm(FastStep):
         )
 
 
+def features(x: Array) -> Array:
+    """(N, 1, 1, C) as (N, C); rows as they are."""
+    return x[:, 0, 0] if x.ndim == 4 else x
+
+
 def inference_step(
     node: Node, backend: Backend, kernels: PlanKernels | None, storage: Storage
 ) -> Step:
     """Return the step that runs a node; ``kernels`` is None if everything is to run as eager."""
     fast = kernels is not None and node.output.dtype == np.float32
     rule = node.attributes
+    lone = lone_operation(node, kernels, storage)
+    if lone is not None and kernels is not None:
+        return LoneStep(node, backend, kernels, lone)
+    if storage.is_pointwise(node) and kernels is not None:
+        return FastLinear(node, backend, kernels, storage.dtype)
     if node.operation is ConvEpilogue:
         if fast and kernels is not None and rule["algorithm"] != "im2col":
             return FastConvolution(node, backend, kernels, storage.dtype)

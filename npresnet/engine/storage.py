@@ -1,8 +1,8 @@
 """The element type that a plan keeps its maps in, which may be narrower than the model's.
 
 Maps (N, C, H, W) are what fills memory, so in a 16-bit plan they have 16 bits. All else, features
-(N, C) and logits among it, stays float32, as do parameters. Operations without a plan kernel
-compute in the model's dtype: their maps are widened before, and narrowed after.
+(N, C) or (N, C, 1, 1) and logits among it, stays float32, as do parameters. Operations without a
+plan kernel compute in the model's dtype: their maps are widened before, and narrowed after.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 
 from npresnet.backend import Backend
 from npresnet.engine.graph import Node, Value
-from npresnet.engine.kernels import PlanKernels
-from npresnet.engine.operations import is_whole_mean
+from npresnet.engine.kernels import PlanKernels, recorded_kernels
+from npresnet.engine.operations import is_pointwise, is_whole_mean
+from npresnet.functional.activation import ReLU, Sigmoid
 from npresnet_kernels.contract import Array
 
 __all__ = ["STORED", "Storage", "dense", "rows"]
@@ -64,8 +65,24 @@ class Storage:
         self.dtype = dtype
         self._xp = backend.xp
         self._kernels = kernels
-        # (N, C, 1, 1), and in most networks features for the linear layer behind it
-        self._features = {node.output for node in nodes if is_whole_mean(node)}
+        self._features: set[Value] = set()  # (N, C, 1, 1)
+        self._pointwise: set[Node] = set()
+        self._find_features(nodes)
+
+    def _find_features(self, nodes: Iterable[Node]) -> None:
+        """Note the means of whole maps, and what becomes of them before they are maps again."""
+        lone = recorded_kernels(self._kernels) is not None
+        for node in nodes:
+            goes_on = lone and node.inputs[0] in self._features
+            if goes_on and is_pointwise(node):
+                self._pointwise.add(node)
+            elif not (is_whole_mean(node) or (goes_on and node.operation in (ReLU, Sigmoid))):
+                continue
+            self._features.add(node.output)
+
+    def is_pointwise(self, node: Node) -> bool:
+        """Return whether a convolution is a linear layer of features, as in squeeze-and-excite."""
+        return node in self._pointwise
 
     def of(self, value: Value) -> np.dtype[Any]:
         """Return what a value that flows is kept in."""

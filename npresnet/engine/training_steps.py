@@ -14,11 +14,13 @@ import numpy as np
 
 from npresnet.backend import Backend
 from npresnet.elementary import Reshape
+from npresnet.engine.arena import laid
 from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels
+from npresnet.engine.lone import Lone, lone_operation
 from npresnet.engine.operations import ConvEpilogue, NormActivation, is_whole_mean
-from npresnet.engine.steps import Frame, is_plain_max
+from npresnet.engine.steps import Frame, features, is_plain_max
 from npresnet.engine.storage import Storage, rows
 from npresnet.errors import ShapeError
 from npresnet.functional.linear import Linear
@@ -37,11 +39,14 @@ class Area(NamedTuple):
         Working memory in the storage type.
     kept : array
         Bytes that forward leaves for backward.
+    spares : dict of Value to array
+        Bytes for gradients that backward adds to what others wrote.
     """
 
     forward: Array
     backward: Array
     kept: Array
+    spares: dict[Value, Array]
 
 
 class TrainingFrame(Frame):
@@ -59,9 +64,11 @@ class TrainingFrame(Frame):
         Maps whose moments are there already.
     kept : dict
         By step, what the forward of an operation leaves for its backward.
+    spares : dict of Value to array
+        Those of the step that runs backward, as far as they aren't in use.
     """
 
-    __slots__ = ("gathered", "grads", "kept", "memory", "moments")
+    __slots__ = ("gathered", "grads", "kept", "memory", "moments", "spares")
 
     def __init__(
         self,
@@ -78,6 +85,7 @@ class TrainingFrame(Frame):
         self.gathered: set[Value] = set()
         self.grads: dict[Value, Array] = {}
         self.kept: dict[Any, Any] = {}
+        self.spares: dict[Value, Array] = {}
 
     def restart(self) -> None:
         """Forget what a run left, to run again."""
@@ -99,16 +107,27 @@ class TrainingFrame(Frame):
             self.storage.write(grad, memory)
             self.grads[value] = memory
 
-    def target(self, value: Value) -> Array:
-        """Return memory to write a gradient to: the value's own if it has none yet, else other."""
+    def gradient(self, value: Value) -> Array:
+        """Return a gradient as it is kept: dense rows (N, C), or maps (N, H, W, C)."""
+        grad = self.grads[value]
+        return self.dense(grad.transpose(0, 2, 3, 1) if grad.ndim == 4 else grad)
+
+    def target(self, value: Value, dtype: np.dtype[Any] | None = None) -> Array:
+        """Return memory to write a gradient to: the value's own if it has none yet, else other.
+
+        ``dtype`` is what is written; None: for maps the storage type, else the value's own.
+        """
         flows = value.source is None and len(value.shape) == 4
-        dtype = self.storage.dtype if flows else value.dtype
+        dtype = dtype or (self.storage.dtype if flows else value.dtype)
         memory = self.memory.get(value) if value.needs_grad else None
         if memory is not None and memory.dtype == dtype and value not in self.grads:
             self.grads[value] = memory
             return memory
-        self.repeatable = False
         shape = value.shape_at(self.batch)
+        spare = self.spares.pop(value, None)
+        if spare is not None:
+            return laid(spare, shape, dtype)
+        self.repeatable = False
         if flows:
             return self.storage.new(shape, dtype)
         return self.storage.new((math.prod(shape),), dtype).reshape(shape)
@@ -148,6 +167,14 @@ class TrainingStep:
     def in_place(self) -> Value | None:
         """An input whose gradient :meth:`backward` may write over its output's."""
         return None
+
+    @property
+    def targets(self) -> list[Value]:
+        """Inputs whose gradient :meth:`backward` writes to memory, rather than adding to it."""
+        return []
+
+    def share(self) -> None:
+        """Told if the gradient of ``in_place`` lies where its output's does."""
 
     @property
     def work_sizes(self) -> tuple[int, int]:
@@ -225,21 +252,20 @@ class _FastStep(TrainingStep):
     def backward_reads(self) -> list[Value]:
         return []
 
+    @property
+    def targets(self) -> list[Value]:
+        return [self.x]
+
     def vector(self, frame: TrainingFrame, position: int) -> Array | None:
         """Return an input of one number a channel, if there is one."""
         value = self.node.inputs[position]
         return None if value is None else frame.dense(frame.values[value])
 
-    def grad(self, frame: TrainingFrame) -> Array:
-        """Return the gradient of the output, dense, maps as (N, H, W, C)."""
-        grad = frame.grads[self.y]
-        return frame.dense(grad.transpose(0, 2, 3, 1) if grad.ndim == 4 else grad)
-
     def spread(self, frame: TrainingFrame, write: Callable[[Array, Array], None]) -> None:
         """Call ``write(grad_y, grad_x)`` if training wants the gradient of x."""
         if self.x.needs_grad:
             grad_x = frame.target(self.x)
-            write(self.grad(frame), rows(grad_x))
+            write(frame.gradient(self.y), rows(grad_x))
             frame.settle(self.x, grad_x)
 
     def norm_scratch(self, batch: int, channels: int) -> int:
@@ -257,6 +283,8 @@ class _Weighted(_FastStep):
         assert weight is not None
         assert weight.source is not None
         self.weight, self.bias = weight, node.inputs[2]
+        self.form: tuple[int, ...] = weight.shape
+        """The weight's shape as the layer takes it."""
         self.layer: Any = None
 
     @property
@@ -276,12 +304,13 @@ class _Weighted(_FastStep):
 
     def packed(self, frame: TrainingFrame, area: Area) -> Array:
         """Return the weights as forward reads them."""
-        packed: Array = self.layer.pack(frame.dense(frame.values[self.weight]), area.forward)
+        weight = frame.dense(frame.values[self.weight]).reshape(self.form)
+        packed: Array = self.layer.pack(weight, area.forward)
         return packed
 
     def packed_grad(self, frame: TrainingFrame, area: Area) -> Array:
         """Return the weights as backward reads them."""
-        weight = frame.dense(frame.values[self.weight])
+        weight = frame.dense(frame.values[self.weight]).reshape(self.form)
         packed: Array = self.layer.pack_grad_input(weight, area.backward)
         return packed
 
@@ -289,7 +318,7 @@ class _Weighted(_FastStep):
         """Work out the gradients of weight and bias."""
         if self.weight.needs_grad:
             target = frame.target(self.weight)
-            self.layer.grad_weight(x, grad, target, frame.scratch)
+            self.layer.grad_weight(x, grad, target.reshape(self.form), frame.scratch)
             frame.settle(self.weight, target)
         if self.bias is not None and self.bias.needs_grad:
             target = frame.target(self.bias)
@@ -315,6 +344,10 @@ class _Convolution(_Weighted):
         )
 
     @property
+    def targets(self) -> list[Value]:
+        return []
+
+    @property
     def moments_of(self) -> Value | None:
         return self.y if self.node.attributes["statistics"] else None
 
@@ -333,7 +366,7 @@ class _Convolution(_Weighted):
         )
 
     def backward(self, frame: TrainingFrame, area: Area) -> None:
-        grad = self.grad(frame)
+        grad = frame.gradient(self.y)
         if self.weight.needs_grad or self.bias is not None:
             self.parameters(frame, frame.maps(self.x), grad)
         if self.x.needs_grad:
@@ -361,6 +394,11 @@ class _Norm(_FastStep):
         # without a residual, x tells where the ReLU passed
         reads_y = self.node.attributes["relu"] and self.node.inputs[5] is not None
         return [self.x, self.y] if reads_y else [self.x]
+
+    @property
+    def targets(self) -> list[Value]:
+        residual = self.node.inputs[5]
+        return [self.x] if residual is None else [self.x, residual]
 
     @property
     def moments_of(self) -> Value | None:
@@ -425,7 +463,7 @@ class _Norm(_FastStep):
         )
         mean, variance = frame.moments[self.x]
         self.kernels.batch_norm_backward(
-            self.grad(frame),
+            frame.gradient(self.y),
             frame.maps(self.x),
             mean,
             variance,
@@ -448,30 +486,64 @@ class _Norm(_FastStep):
 
 
 class _Linear(_Weighted):
-    """A linear layer by the plan's kernel: no BLAS, whose threads would wait for the cores."""
+    """A linear layer, or a 1x1 convolution of features, by the plan's kernel.
+
+    Not by BLAS, whose threads would wait for the cores.
+    """
 
     def __init__(
         self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
     ) -> None:
         super().__init__(node, backend, kernels)
+        self.form = self.weight.shape[:2]
         self.layer = kernels.dense(self.weight.shape[1], self.weight.shape[0], dtype)
 
     def forward(self, frame: TrainingFrame, area: Area) -> None:
         self.layer.forward(
-            frame.dense(frame.values[self.x]),
+            features(frame.stored(self.x)),
             self.packed(frame, area),
-            frame.values[self.y],
+            features(frame.stored(self.y)),
             frame.scratch,
             self.vector(frame, 2),
         )
 
     def backward(self, frame: TrainingFrame, area: Area) -> None:
-        grad = self.grad(frame)
-        self.parameters(frame, frame.dense(frame.values[self.x]), grad)
+        grad = features(frame.gradient(self.y))
+        self.parameters(frame, features(frame.stored(self.x)), grad)
         if self.x.needs_grad:
-            grad_x = frame.target(self.x)
-            self.layer.grad_input(grad, self.packed_grad(frame, area), grad_x, frame.scratch)
+            grad_x = frame.target(self.x, self.x.dtype)
+            rows_x = grad_x[:, :, 0, 0] if grad_x.ndim == 4 else grad_x
+            self.layer.grad_input(grad, self.packed_grad(frame, area), rows_x, frame.scratch)
             frame.settle(self.x, grad_x)
+
+
+class _LoneStep(_FastStep):
+    """An operation with a kernel of its own."""
+
+    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels, lone: Lone) -> None:
+        super().__init__(node, backend, kernels)
+        self.lone = lone
+
+    @property
+    def backward_reads(self) -> list[Value]:
+        return self.lone.reads
+
+    @property
+    def in_place(self) -> Value | None:
+        return self.lone.x if self.lone.in_place else None
+
+    @property
+    def targets(self) -> list[Value]:
+        return self.lone.targets
+
+    def share(self) -> None:
+        self.lone.shares = True
+
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
+        self.lone.forward(frame)
+
+    def backward(self, frame: TrainingFrame, area: Area) -> None:
+        self.lone.backward(frame)
 
 
 class _MaxPool(_FastStep):
@@ -518,13 +590,16 @@ def training_step(
     """Return the step that runs a node; ``kernels`` is None if everything is to run as eager."""
     rule = node.attributes
     x, y = node.inputs[0], node.output
+    lone = lone_operation(node, kernels, storage)
+    if lone is not None and kernels is not None:
+        return _LoneStep(node, backend, kernels, lone)
     if node.operation is Reshape:
         return _View(node, backend)
     if kernels is None or x is None or not x.dtype == y.dtype == np.float32:
         return TrainingStep(node, backend)
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     own = weight is not None and weight.source is not None
-    if node.operation is Linear and own:
+    if own and (node.operation is Linear or storage.is_pointwise(node)):
         return _Linear(node, backend, kernels, storage.dtype)
     if not len(x.shape) == len(y.shape) == 4:
         return TrainingStep(node, backend)

@@ -10,6 +10,12 @@ from tests.kernels.gpu.test_graph import (
     test_a_replay_works_on_the_same_memory,
     test_an_error_of_the_first_run_is_its_own,
 )
+from tests.kernels.gpu.test_plan_elementwise import (
+    test_elementwise,
+    test_gate,
+    test_softmax_of_rows,
+    test_to_channels_first,
+)
 from tests.kernels.gpu.test_plan_loss import test_loss_and_gradient, test_odd_logits_and_targets
 from tests.kernels.gpu.test_plan_norm import (
     test_a_nan_travels,

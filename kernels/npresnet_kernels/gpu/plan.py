@@ -16,7 +16,15 @@ from npresnet_kernels.gpu.dense import Dense
 from npresnet_kernels.gpu.device import empty
 from npresnet_kernels.gpu.graph import recorder
 from npresnet_kernels.gpu.optim import adamw_update_, sgd_update_
-from npresnet_kernels.gpu.plan_layout import add, cast, to_channels_last
+from npresnet_kernels.gpu.plan_elementwise import (
+    gate,
+    gate_grad,
+    relu,
+    relu_grad,
+    sigmoid,
+    sigmoid_grad,
+)
+from npresnet_kernels.gpu.plan_layout import add, cast, to_channels_first, to_channels_last
 from npresnet_kernels.gpu.plan_loss import cross_entropy
 from npresnet_kernels.gpu.plan_norm import (
     batch_norm_backward,
@@ -40,15 +48,19 @@ from npresnet_kernels.gpu.plan_pool import (
     max_pool_forward,
     takes_max_pool,
 )
+from npresnet_kernels.gpu.pool import adaptive_average_pool, average_pool
+from npresnet_kernels.gpu.softmax import softmax_backward, softmax_forward
 from npresnet_kernels.shapes import conv_output_size
 
 __all__ = [
     "STATISTICS",
     "adamw_step_",
     "adamw_update_",
+    "adaptive_average_pool",
     "add",
     "all_finite",
     "announce",
+    "average_pool",
     "average_pool_backward",
     "average_pool_forward",
     "batch_norm_backward",
@@ -60,17 +72,26 @@ __all__ = [
     "count_step_",
     "cross_entropy",
     "dense",
+    "gate",
+    "gate_grad",
     "max_pool_backward",
     "max_pool_forward",
     "memory",
     "moments",
     "norm_scratch_bytes",
     "recorder",
+    "relu",
+    "relu_grad",
     "sgd_step_",
     "sgd_update_",
+    "sigmoid",
+    "sigmoid_grad",
+    "softmax_backward",
+    "softmax_forward",
     "takes_max_pool",
     "takes_update",
     "thread_count",
+    "to_channels_first",
     "to_channels_last",
     "update_running_",
     "update_table",

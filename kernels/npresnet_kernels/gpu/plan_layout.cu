@@ -22,6 +22,17 @@ extern "C" __global__ void to_channels_last(const OTHER* x, scalar* y, int image
         }
 }
 
+// (N, pixels, channels) to (N, channels, pixels): what a flattened map is.
+extern "C" __global__ void to_channels_first(const OTHER* x, scalar* y, int images, int channels,
+                                             int pixels) {
+    for (long long n = blockIdx.y; n < images; n += gridDim.y)
+        for (EACH(at, (long long)pixels * channels)) {
+            const long long pixel = at % pixels, c = at / pixels;
+            const float v = (float)Scalar<OTHER>::load(x[(n * pixels + pixel) * channels + c]);
+            store(y, n * pixels * channels + at, v);
+        }
+}
+
 extern "C" __global__ void cast(const OTHER* x, scalar* y, long long total) {
     for (EACH(i, total)) store_vector(y, i, load_vector(x, i));
 }

@@ -6,7 +6,7 @@ from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu.device import blocks, launch
 from npresnet_kernels.gpu.vectors import RESIDENT, defines_of, int32, vector_of
 
-__all__ = ["MOST_IMAGES", "add", "cast", "to_channels_last"]
+__all__ = ["MOST_IMAGES", "add", "cast", "to_channels_first", "to_channels_last"]
 
 SOURCE = "plan_layout.cu"
 MOST_IMAGES = 65535
@@ -37,6 +37,17 @@ def to_channels_last(x: Array, out: Array) -> None:
         (x, out, *int32(*sizes)),
         defines=defines_of(out, vector, x),
     )
+
+
+def to_channels_first(x: Array, out: Array) -> None:
+    """Write (N, H, W, C) as (N, C, H, W), C-contiguous, in the element type of ``out``."""
+    images, height, width, channels = x.shape
+    if not out.size:
+        return
+    pixels = height * width
+    grid = min(blocks(pixels * channels)[0], RESIDENT), min(images, MOST_IMAGES)
+    arguments = (x, out, *int32(images, channels, pixels))
+    launch(SOURCE, "to_channels_first", grid, arguments, defines=defines_of(out, 1, x))
 
 
 def _elementwise(kernel: str, x: Array, *others: Array) -> None:

@@ -14,8 +14,11 @@ from npresnet_kernels.shapes import pool_output_size
 from npresnet_kernels.windows import Bounds, adaptive_windows, average_windows
 
 __all__ = [
+    "MeanPool",
+    "adaptive_average_pool",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_grad",
+    "average_pool",
     "avg_pool2d",
     "avg_pool2d_grad",
     "max_pool2d",
@@ -71,16 +74,19 @@ def max_pool2d_grad(
     return grad_input
 
 
-class _Windows:
-    """The rectangles of a mean pool as small arrays on a device, made once a geometry."""
+class MeanPool:
+    """Means over rectangles of one geometry, whose edges lie in small arrays on a device.
+
+    Maps are dense (N, H, W, C). Nothing is allocated by :meth:`forward` and :meth:`backward`.
+    """
 
     def __init__(self, rows: Bounds, cols: Bounds, divisor: Array, size: Pair) -> None:
         xp = array_module()
-        self.output = divisor.shape
-        self.divisor = xp.asarray(divisor)
-        self.pixels = [xp.asarray(edge) for axis in (rows, cols) for edge in axis]
+        self.size, self.output = size, divisor.shape
+        self._divisor = xp.asarray(divisor)
+        self._pixels = [xp.asarray(edge) for axis in (rows, cols) for edge in axis]
         # for each pixel of an axis the windows [low, high) that hold it, empty ones left out
-        self.windows = [
+        self._windows = [
             xp.asarray(edge)
             for n, (begin, end) in zip(size, (rows, cols), strict=True)
             for edge in (
@@ -89,15 +95,31 @@ class _Windows:
             )
         ]
 
+    def _run(self, kernel: str, given: Array, made: Array, edges: list[Array]) -> None:
+        if made.size:
+            images, channels = made.shape[0], made.shape[3]
+            sizes = (images, channels, *_sizes(self.size, self.output))
+            arguments = (given, made, *edges, self._divisor, *sizes)
+            defines = {"SCALAR": scalar_type(made)}
+            launch("pool.cu", kernel, blocks(made.size), arguments, defines=defines)
+
+    def forward(self, x: Array, y: Array) -> None:
+        """Write the means."""
+        self._run("mean_pool", x, y, self._pixels)
+
+    def backward(self, grad_y: Array, grad_x: Array) -> None:
+        """Each pixel gathers grad_y / divisor over the windows that hold it."""
+        self._run("mean_pool_grad", grad_y, grad_x, self._windows)
+
 
 @functools.lru_cache(maxsize=64)
-def _average(xp: object, device: int, size: Pair, *options: object) -> _Windows:
-    return _Windows(*average_windows(size, *options), size)  # type: ignore[arg-type]
+def _average(xp: object, device: int, size: Pair, *options: object) -> MeanPool:
+    return MeanPool(*average_windows(size, *options), size)  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=64)
-def _adaptive(xp: object, device: int, size: Pair, output_size: Pair) -> _Windows:
-    return _Windows(*adaptive_windows(size, output_size), size)
+def _adaptive(xp: object, device: int, size: Pair, output_size: Pair) -> MeanPool:
+    return MeanPool(*adaptive_windows(size, output_size), size)
 
 
 def _here() -> tuple[object, int]:
@@ -106,27 +128,27 @@ def _here() -> tuple[object, int]:
     return xp, int(xp.cuda.runtime.getDevice())
 
 
-def _mean(x: Array, windows: _Windows) -> Array:
+def average_pool(size: Pair, *options: object) -> MeanPool:
+    """Return the pool of :func:`avg_pool2d`, whose options it takes, for maps of a size."""
+    return _average(*_here(), size, *options)
+
+
+def adaptive_average_pool(size: Pair, output_size: Pair) -> MeanPool:
+    """Return the pool of :func:`adaptive_avg_pool2d` for maps of a size."""
+    return _adaptive(*_here(), size, output_size)
+
+
+def _mean(x: Array, pool: MeanPool) -> Array:
     x = contiguous(x)
-    n, c, h, w = x.shape
-    y = new_image((n, c, *windows.output), x.dtype)
-    if y.size:
-        sizes = _sizes((h, w), windows.output)
-        arguments = (x, y, *windows.pixels, windows.divisor, n, c, *sizes)
-        defines = {"SCALAR": scalar_type(x)}
-        launch("pool.cu", "mean_pool", blocks(y.size), arguments, defines=defines)
+    y = new_image((*x.shape[:2], *pool.output), x.dtype)
+    pool.forward(x.transpose(0, 2, 3, 1), y.transpose(0, 2, 3, 1))
     return y
 
 
-def _mean_grad(grad_output: Array, input_shape: Shape, windows: _Windows) -> Array:
+def _mean_grad(grad_output: Array, input_shape: Shape, pool: MeanPool) -> Array:
     grad_output = contiguous(grad_output)
-    n, c, h, w = input_shape
     grad_input = new_image(input_shape, grad_output.dtype)
-    if grad_input.size:
-        sizes = _sizes((h, w), windows.output)
-        arguments = (grad_output, grad_input, *windows.windows, windows.divisor, n, c, *sizes)
-        defines = {"SCALAR": scalar_type(grad_input)}
-        launch("pool.cu", "mean_pool_grad", blocks(grad_input.size), arguments, defines=defines)
+    pool.backward(grad_output.transpose(0, 2, 3, 1), grad_input.transpose(0, 2, 3, 1))
     return grad_input
 
 
@@ -141,7 +163,7 @@ def avg_pool2d(
 ) -> Array:
     """Mean over windows, torch's rules for the divisor."""
     options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    return _mean(x, _average(*_here(), (x.shape[2], x.shape[3]), *options))
+    return _mean(x, average_pool((x.shape[2], x.shape[3]), *options))
 
 
 def avg_pool2d_grad(
@@ -157,16 +179,16 @@ def avg_pool2d_grad(
     """Each pixel gathers grad_y / divisor over the windows that hold it."""
     size = (input_shape[2], input_shape[3])
     options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    return _mean_grad(grad_output, input_shape, _average(*_here(), size, *options))
+    return _mean_grad(grad_output, input_shape, average_pool(size, *options))
 
 
 def adaptive_avg_pool2d(x: Array, output_size: Pair) -> Array:
     """Mean over windows whose number is given."""
-    return _mean(x, _adaptive(*_here(), (x.shape[2], x.shape[3]), output_size))
+    return _mean(x, adaptive_average_pool((x.shape[2], x.shape[3]), output_size))
 
 
 def adaptive_avg_pool2d_grad(grad_output: Array, input_shape: Shape) -> Array:
     """Each pixel gathers grad_y / area over the windows that hold it."""
     size = (input_shape[2], input_shape[3])
     output_size = (grad_output.shape[2], grad_output.shape[3])
-    return _mean_grad(grad_output, input_shape, _adaptive(*_here(), size, output_size))
+    return _mean_grad(grad_output, input_shape, adaptive_average_pool(size, output_size))

@@ -10,7 +10,15 @@ from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu.device import MOST_BLOCKS, THREADS, launch, scalar_type
 from npresnet_kernels.gpu.memory import contiguous, empty_like
 
-__all__ = ["log_softmax", "log_softmax_grad", "row_grid", "softmax", "softmax_grad"]
+__all__ = [
+    "log_softmax",
+    "log_softmax_grad",
+    "row_grid",
+    "softmax",
+    "softmax_backward",
+    "softmax_forward",
+    "softmax_grad",
+]
 
 
 def row_grid(rows: int, n: int) -> tuple[tuple[int], tuple[int]]:
@@ -23,18 +31,33 @@ def _along(kernel: str, axis: int, *inputs: Array) -> Array:
     """Run a kernel of softmax.cu along an axis of inputs of one shape."""
     inputs = tuple(contiguous(x) for x in inputs)
     y = empty_like(inputs[0])
-    if not y.size:
-        return y
     in_memory = y.shape if y.ndim != 4 else tuple(y.shape[i] for i in (0, 2, 3, 1))
     axis %= y.ndim
     if y.ndim == 4:
         axis = (0, 3, 1, 2)[axis]
-    n, inner = in_memory[axis], math.prod(in_memory[axis + 1 :])
+    _write(kernel, in_memory[axis], math.prod(in_memory[axis + 1 :]), *inputs, y)
+    return y
+
+
+def _write(kernel: str, n: int, inner: int, *arrays: Array) -> None:
+    """Run a kernel over rows of ``n`` values, ``inner`` apart; the last array is written."""
+    y = arrays[-1]
+    if not y.size:
+        return
     rows = y.size // n
     grid, block = row_grid(rows, n)
-    arguments = (*inputs, y, rows, np.int32(n), inner)
+    arguments = (*arrays, rows, np.int32(n), inner)
     launch("softmax.cu", kernel, grid, arguments, block=block, defines={"SCALAR": scalar_type(y)})
-    return y
+
+
+def softmax_forward(x: Array, y: Array, log: bool) -> None:
+    """Write the softmax of each row of (N, C), or its logarithm, into given memory."""
+    _write("log_softmax" if log else "softmax", x.shape[1], 1, x, y)
+
+
+def softmax_backward(grad_y: Array, y: Array, grad_x: Array, log: bool) -> None:
+    """Write the gradient of :func:`softmax_forward`; ``grad_x`` may be ``grad_y``."""
+    _write("log_softmax_grad" if log else "softmax_grad", y.shape[1], 1, grad_y, y, grad_x)
 
 
 def softmax(x: Array, axis: int) -> Array:

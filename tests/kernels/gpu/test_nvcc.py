@@ -52,7 +52,14 @@ VARIANTS = {
 }
 # What plans use beside their products: 2 blocks of 256 threads, 16 sums a thread in shared memory.
 PLAN_SOURCES = (
-    *("plan_layout.cu", "plan_loss.cu", "plan_norm.cu", "plan_optim.cu", "plan_pool.cu"),
+    *(
+        "plan_elementwise.cu",
+        "plan_layout.cu",
+        "plan_loss.cu",
+        "plan_norm.cu",
+        "plan_optim.cu",
+        "plan_pool.cu",
+    ),
 )
 for scalar, vector in {"float": 4, "half16": 8, "bfloat16": 8}.items():
     macros = {"SCALAR": scalar, "VECTOR": vector, "OTHER": "float", "TARGET": "int64"}
