@@ -151,16 +151,18 @@ def draw(figure: Any, found: dict[str, list[tuple[networks.Conv, int, list[Row]]
     """Draw the rate of every algorithm on every layer, and the peak."""
     axes = figure.subplots(len(found), 1, squeeze=False)[:, 0]
     for axis, (direction, layers) in zip(axes, found.items(), strict=True):
-        width = 0.8 / len(ALGORITHMS)
-        for i, label in enumerate(ALGORITHMS):
+        timed = {row.label for _, _, rows in layers for row in rows if not row.skipped}
+        labels = [label for label in ALGORITHMS if label in timed]
+        width = 0.8 / max(1, len(labels))
+        for i, label in enumerate(labels):
             points = [
                 (place + i * width, row.rate("flop") / 1e9)
                 for place, (_, _, rows) in enumerate(layers)
                 for row in rows
                 if row.label == label and not row.skipped
             ]
-            if points:
-                axis.bar(*zip(*points, strict=True), width, label=label, color=f"C{i}")
+            colour = f"C{list(ALGORITHMS).index(label)}"
+            axis.bar(*zip(*points, strict=True), width, label=label, color=colour)
         peaks = [report.peak_of(rows) for _, _, rows in layers]
         for place, peak in enumerate(peaks):
             if peak:

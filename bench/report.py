@@ -188,7 +188,7 @@ def bars(
         for place, v in zip(places, values, strict=True):
             axis.text(0, place, f" {number(v)}", va="center", fontsize=8, color="white")
         axis.invert_yaxis()
-        axis.set_title(title, fontsize=10)
+        axis.set_title(textwrap.fill(title, 32), fontsize=10)
         axis.set_xlabel(unit)
 
 

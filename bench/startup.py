@@ -222,7 +222,7 @@ def draw(figure: Any, results: dict[str, list[Any]]) -> None:
     axis.set_yticks(range(len(results)), list(results))
     axis.invert_yaxis()
     axis.set_xlabel("seconds from process start")
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside upper right", ncols=len(STAGES), fontsize=8)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,12 @@ def test_seed_and_epoch_decide_everything():
     assert not np.array_equal(next(iter(different))[0], next(different.batches(1))[0])
 
 
+def test_every_item_draws_for_itself():
+    copies = ArrayDataset([PIXELS[0]] * 23, LABELS, AUGMENT)
+    ((images, _),) = DataLoader(copies, 23, seed=1)
+    assert len({image.tobytes() for image in images}) > 10
+
+
 def test_an_item_is_the_same_in_any_batch():
     data = ArrayDataset(PIXELS, LABELS, AUGMENT)
     whole, _ = next(iter(DataLoader(data, 23, seed=3)))

@@ -82,6 +82,22 @@ def test_learns_and_reports(rng):
     assert not model.training
 
 
+def test_every_epoch_trains(rng):
+    """The evaluation between epochs leaves the model in evaluation mode."""
+    model, train = Small().eval(), batches(rng)
+    fit_epochs(model, nr.optim.SGD(model.parameters(), lr=0.01), train, batches(rng, 1), 3)
+    assert int(model.norm.num_batches_tracked) == 3 * len(train)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_images(rng):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    ((x, y),) = batches(rng, 1, 10)
+    loader = nr.data.DataLoader(nr.data.ArrayDataset(x, y), 4)  # 4, 4 and 2
+    whole = float(nr.functional.cross_entropy(model(nr.tensor(x)), y))
+    (row,) = fit_epochs(model, nr.optim.SGD(model.parameters(), lr=0.0), loader)
+    assert row.train_loss == pytest.approx(whole, rel=1e-5)
+
+
 def test_a_scaler_goes_through_the_run(rng):
     """One scaler for all shapes of batches; epochs and schedules go on over steps left out."""
     nr.manual_seed(0)
