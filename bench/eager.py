@@ -28,11 +28,12 @@ def main() -> None:
         nargs="+",
         choices=("usual", "small"),
         default=None,
-        help="default: both, above 64x64 the usual",
+        help="default: both, above 64x64 the usual (quick: the usual)",
     )
     arguments = parser.parse_args()
     size, batch = arguments.size, arguments.batch
-    stems = arguments.stem or (["usual", "small"] if size <= 64 else ["usual"])
+    both = size <= 64 and not arguments.quick
+    stems = arguments.stem or (["usual", "small"] if both else ["usual"])
     with Session("eager", arguments) as run:
         for stem in stems:
             case = {

@@ -62,7 +62,7 @@ class Late(nn.Module):
 
     def forward(self, x):
         x = F.relu(self.norm(self.conv(x)))
-        early = x[:, 3:11]
+        early = x.detach()[:, 3:11]
         x = self.third(F.relu(self.second(self.pool(x))))
         return self.head(nr.cat([early.mean([2, 3]), x.mean([2, 3])], 1))
 
