@@ -173,7 +173,8 @@ def draw(figure: Any, found: dict[str, list[tuple[networks.Conv, int, list[Row]]
             fontsize=7,
         )
         axis.set_ylabel(f"{direction}, GFLOP/s")
-        axis.legend(fontsize=7, ncols=len(ALGORITHMS))
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}
+        axis.legend(fontsize=7, ncols=len(ALGORITHMS), **above)
 
 
 if __name__ == "__main__":

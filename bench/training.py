@@ -28,8 +28,7 @@ def main() -> None:
         "--case",
         nargs="+",
         choices=list(CASES),
-        default=list(CASES),
-        help="224: batch 8 at 224x224; 32: batch 128 at 32x32 (default: both)",
+        help="224: batch 8 at 224x224; 32: batch 128 at 32x32 (default: both, quick: 224)",
     )
     parser.add_argument("--size", type=int, help="another image size, with --batch")
     parser.add_argument("--batch", type=int, help="another batch, with --size")
@@ -37,7 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.size is None) != (arguments.batch is None):
         parser.error("--size and --batch go together")
-    cases = {name: CASES[name] for name in arguments.case}
+    chosen = arguments.case or (["224"] if arguments.quick else list(CASES))
+    cases = {name: CASES[name] for name in chosen}
     if arguments.size:
         cases = {"given": (arguments.size, arguments.batch)}
     with Session("training", arguments) as run:
