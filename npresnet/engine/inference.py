@@ -18,7 +18,7 @@ from npresnet.engine.passes.choose_algorithm import choose_algorithm, uses_winog
 from npresnet.engine.passes.fold_batch_norm import fold_batch_norm
 from npresnet.engine.passes.fuse_epilogue import fuse_epilogue
 from npresnet.engine.passes.plan_memory import Buffer, plan_memory
-from npresnet.engine.recording import Recorder, Recording
+from npresnet.engine.recording import Recorder, Recording, turn_of, turns_on
 from npresnet.engine.request import (
     checked_shape,
     chosen_precision,
@@ -94,10 +94,11 @@ class InferencePlan:
             kernels = self.backend.plan_kernels
         self._kernels = kernels
         self._recorder: Recorder | None = None
+        self._turns = turns_on(self.backend)
         stored: np.dtype[Any] = self.dtype
         if kernels is not None:
             kernels.announce()
-            self._recorder, stored = kernels.recorder(), STORED[self.precision]
+            self._recorder, stored = self._turns, STORED[self.precision]
         with self.backend.computing_in(self.precision):
             graph = trace_any_batch(model, shape, self.dtype)
             self._structure = Structure(model)  # tracing runs a forward that may count its calls
@@ -111,7 +112,7 @@ class InferencePlan:
             self._kept = _kept(graph, self._steps)
             self._layout, self._arena_bytes = self._plan_memory()
             self._arenas = ArenaPool(self._new_arena)
-            self._prepared = self._prepare()
+        self._prepared = self._prepare()
 
     # ------------------------------------------------------------------ running
 
@@ -147,7 +148,7 @@ class InferencePlan:
         array = received(x, self.shape, self.dtype, self.backend)
         if self.graph.batch not in (None, len(array)):
             return self._other(len(array))(x)
-        with self.backend.computing_in(self.precision):
+        with self.backend.computing_in(self.precision), turn_of(self._turns):
             outputs = self._run(array, prepared)
             if self._mixes_pixels:
                 self._recompute(array, outputs)
@@ -158,7 +159,7 @@ class InferencePlan:
     def refresh(self) -> None:
         """Prepare everything that depends on parameters anew."""
         with self._lock:
-            self._prepared = self._prepare()
+            self._prepared = self._prepare(self._prepared)
             for plan in (*self._others.values(), self._direct):
                 if plan is not None:
                     plan.refresh()
@@ -192,7 +193,7 @@ class InferencePlan:
                 made = [frame.values[v] for v in self.graph.outputs]
                 return made, frame.repeatable and entered is memory
 
-            outputs = seat.recording(run, [prepared])
+            outputs = seat.recording(run, [prepared.values])
             # copies: the arena is somebody else's in a moment
             return [
                 y.copy(order="K") if y.dtype == v.dtype else self._storage.converted(y, v.dtype)
@@ -235,13 +236,26 @@ class InferencePlan:
             if not self._structure.holds() or home(self._model) != (self.backend, self.dtype):
                 self._compile()
             elif not self._prepared.holds():
-                self._prepared = self._prepare()
+                self._prepared = self._prepare(self._prepared)
             return self._prepared
 
-    def _prepare(self) -> Prepared:
-        outside = self.graph.outside()
-        with self.backend.computing_in(self.precision), np.errstate(all="ignore"):
-            return prepare(outside, self._fixed, self._steps, self._kept, self.backend)
+    def _prepare(self, before: Prepared | None = None) -> Prepared:
+        """Work out what depends on parameters alone; recordings find it where it was before."""
+        outside, recorded = self.graph.outside(), self._recorder is not None
+        with (
+            self.backend.computing_in(self.precision),
+            turn_of(self._turns),
+            np.errstate(all="ignore"),
+        ):
+            return prepare(
+                outside,
+                self._fixed,
+                self._steps,
+                self._kept,
+                self.backend,
+                own=recorded,
+                over=before if recorded else None,
+            )
 
     def _other(self, batch: int) -> InferencePlan:
         """Return a plan for another batch, for a model that does something else for it."""

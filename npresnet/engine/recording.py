@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Recorder", "Recording"]
+from npresnet.backend import Backend
+
+__all__ = ["Recorder", "Recording", "turn_of", "turns_on"]
 
 
 class Recorder(Protocol):
@@ -21,6 +24,23 @@ class Recorder(Protocol):
     def record(self, run: Callable[[], object]) -> Callable[[], None]:
         """Do a run once, record it, and return what repeats it."""
         ...
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Let a ``with`` block's work come behind that of earlier ones, of any thread or stream."""
+        ...
+
+
+def turn_of(recorder: Recorder | None) -> AbstractContextManager[None]:
+    """Return a turn; without a recorder, work is done when a call returns, and needs none."""
+    return nullcontext() if recorder is None else recorder.turn()
+
+
+def turns_on(backend: Backend) -> Recorder | None:
+    """Return what lets the calls of one plan take turns, whatever its dtype; None on the host."""
+    if backend.reads_at_once:
+        return None
+    recorder: Recorder | None = backend.plan_kernels.recorder()
+    return recorder
 
 
 Result = TypeVar("Result")

@@ -119,8 +119,8 @@ class Step:
         """What :meth:`run` looks at."""
         return [v for v in self.node.inputs if v is not None and v not in self.packs]
 
-    def prepare(self, lookup: Lookup) -> Any:
-        """Return what can be worked out of the parameters once."""
+    def prepare(self, lookup: Lookup, out: Any = None) -> Any:
+        """Return what can be worked out of the parameters once, in ``out`` of an earlier time."""
 
     def scratch_floats(self, threads: int, batch: int) -> int:
         """Return the float32 of working memory that :meth:`run` needs, for up to ``batch``."""
@@ -224,9 +224,9 @@ class FastConvolution(FastStep):
             dtype,
         )
 
-    def prepare(self, lookup: Lookup) -> Array:
+    def prepare(self, lookup: Lookup, out: Any = None) -> Array:
         """Lay the weights out as the kernel reads them."""
-        return self.convolution.pack(dense(lookup(self.packs[0])))
+        return self.convolution.pack(dense(lookup(self.packs[0])), out)
 
     def scratch_floats(self, threads: int, batch: int) -> int:
         """Return what the kernel needs."""
@@ -258,10 +258,10 @@ class FastLinear(FastStep):
         self.packs = (weight,)
         self.layer = kernels.dense(weight.shape[1], weight.shape[0], dtype)
 
-    def prepare(self, lookup: Lookup) -> Array:
+    def prepare(self, lookup: Lookup, out: Any = None) -> Array:
         """Lay the weights out as the kernel reads them."""
         weight = dense(lookup(self.packs[0]))
-        return self.layer.pack(weight.reshape(weight.shape[:2]))
+        return self.layer.pack(weight.reshape(weight.shape[:2]), out)
 
     def scratch_floats(self, threads: int, batch: int) -> int:
         """Return what the kernel needs."""

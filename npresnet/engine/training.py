@@ -19,6 +19,7 @@ from npresnet.engine.graph import Graph
 from npresnet.engine.inference import arrays_of
 from npresnet.engine.loss_kernel import LossKernel
 from npresnet.engine.program import Program
+from npresnet.engine.recording import turn_of, turns_on
 from npresnet.engine.request import (
     checked_shape,
     chosen_precision,
@@ -111,7 +112,8 @@ class TrainingPlan:
 
     Call it with images and targets; it returns the loss. Running statistics, their counters and
     the optimizer's state move as they do eagerly. A plan follows changes of the learning rate, of
-    layers' modes and settings, of ``requires_grad``, and layers that are exchanged.
+    layers' modes and settings, of ``requires_grad``, and layers that are exchanged. Several threads
+    may call it: one step follows another.
 
     Attributes
     ----------
@@ -162,17 +164,18 @@ class TrainingPlan:
         with self._lock:
             if self._outputs is None:
                 return None
-            with self.backend.scope():
+            with self.backend.scope(), turn_of(self._turns):
                 return self._outputs()
 
     @property
     def recorded(self) -> bool:
         """Whether steps are replayed from a recording of the device's work.
 
-        That needs a backend that can record, a cross-entropy for the loss, SGD or AdamW, and plan
-        kernels for every operation; the recording is made in the second step of a batch size.
+        That needs a backend that can record, SGD or AdamW, and plan kernels for every operation;
+        the recording is made in the second step of a batch size. With a loss other than
+        cross-entropy there are two: up to the loss, which runs on the tape, and from there.
         """
-        return any(c.whole is not None and c.whole.recorded for c in self._programs.values())
+        return any(c.device is not None and c.device.recorded for c in self._programs.values())
 
     def __call__(self, x: Any, y: Any) -> float:
         """Take one step.
@@ -201,7 +204,7 @@ class TrainingPlan:
             compiled = self._program(len(array))
             self._optimizer.zero_grad()  # the loss may add gradients of its own, as a penalty
             try:
-                with self.backend.computing_in(self.precision):
+                with self.backend.computing_in(self.precision), turn_of(self._turns):
                     loss = self._step(compiled, array, y)
             except MemoryError:
                 self._programs.clear()  # the plan's memory
@@ -215,19 +218,26 @@ class TrainingPlan:
     def _step(self, compiled: _Compiled, x: Array, y: Any) -> float:
         """Take one step with a program, as much of it on the device as can be."""
         program = compiled.program
-        if compiled.whole is not None:
-            done = compiled.whole(x, y, self.scaler)
-            if done is not None:
-                loss, frame = done
-                self._outputs = lambda: program.graph.rebuild(program.outputs(frame))
-                return loss
+        device = compiled.device
+        done = None if device is None else device.whole(x, y, self.scaler)
+        if done is not None:
+            loss, whole = done
+            self._outputs = lambda: program.graph.rebuild(program.outputs(whole))
+            return loss
 
-        frame = program.begin(x)
-        program.forward(frame)
+        if device is not None:
+            frame = device.forward(x)
+        else:
+            frame = program.begin(x)
+            program.forward(frame)
         outputs = program.outputs(frame)
         self._outputs = lambda: program.graph.rebuild([y.copy(order="K") for y in outputs])
         loss = self._loss_of_outputs(compiled, frame, outputs, y)
         if not _goes_on(loss, self.scaler):
+            return loss
+        parameters = self._model.parameters()
+        alone = all(p.grad is None for p in parameters)  # else the loss has added its own
+        if device is not None and alone and device.backward(frame, self.scaler):
             return loss
         grads = program.backward(frame)
         for tensor, grad in grads.items():
@@ -241,8 +251,9 @@ class TrainingPlan:
         self, compiled: _Compiled, frame: TrainingFrame, outputs: list[Array], y: Any
     ) -> float:
         """Return the loss; if the step goes on, the gradients of the outputs are in the frame."""
-        if compiled.loss is not None and compiled.loss.takes(y, frame.batch):
-            return compiled.loss(frame, self.scaler.get_scale())
+        kernel = None if compiled.device is not None else compiled.loss
+        if kernel is not None and kernel.takes(y, frame.batch):
+            return kernel(frame, self.scaler.get_scale())
         program, values = compiled.program, compiled.program.graph.outputs
         leaves = [
             Tensor(y, requires_grad=v.needs_grad) for v, y in zip(values, outputs, strict=True)
@@ -268,6 +279,7 @@ class TrainingPlan:
             self._programs.clear()
             self._made_for = state
             self.backend, self.dtype = home(model)
+            self._turns = turns_on(self.backend)
         compiled = self._programs.get(self.shape[0]) or self._compile(self.shape)
         if compiled.program.graph.batch in (None, batch):
             return compiled
@@ -277,12 +289,12 @@ class TrainingPlan:
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         with self.backend.computing_in(self.precision):
             program = Program(self._model, shape, self._algorithm, self.precision)
-            loss = whole = None
+            loss = device = None
             if LossKernel.fits(program, self._loss):
                 loss = LossKernel(program, self._loss)
-                if DeviceStep.fits(program, self._optimizer):
-                    whole = DeviceStep(program, loss, self._optimizer)
-        compiled = self._programs[shape[0]] = _Compiled(program, loss, whole, program.moved)
+            if DeviceStep.fits(program, self._optimizer):
+                device = DeviceStep(program, loss, self._optimizer)
+        compiled = self._programs[shape[0]] = _Compiled(program, loss, device, program.moved)
         self._structure = Structure(self._model)  # tracing runs a forward that may count its calls
         return compiled
 
@@ -295,11 +307,11 @@ class TrainingPlan:
 
 
 class _Compiled(NamedTuple):
-    """What a plan has for a batch: a program, and its loss and a whole step where they can be."""
+    """What a plan has for a batch: a program, and kernels for its loss and the rest of a step."""
 
     program: Program
     loss: LossKernel | None
-    whole: DeviceStep | None
+    device: DeviceStep | None
     moved: list[Tensor]
 
 

@@ -60,7 +60,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that was worked out of the parameters; never changed, only replaced.
+    """Everything that was worked out of the parameters; replaced where they change.
+
+    On a device that replays recordings the arrays stay the same ones, and are written anew.
 
     Attributes
     ----------
@@ -87,6 +89,9 @@ def prepare(
     steps: Sequence[Step],
     kept: Sequence[Value],
     backend: Backend,
+    *,
+    own: bool = False,
+    over: Prepared | None = None,
 ) -> Prepared:
     """Work out everything that depends on parameters alone.
 
@@ -102,6 +107,10 @@ def prepare(
         What steps read, or the plan returns.
     backend : Backend
         Where to compute.
+    own : bool
+        Whether the arrays are to be no parameter's own.
+    over : Prepared, optional
+        Whose arrays, of ``own``, are written over, in place of new ones.
     """
     tensors = [value.source for value in outside if value.source is not None]
     marks = [
@@ -122,5 +131,14 @@ def prepare(
         )
         return result
 
+    if over is not None:
+        for step, pack in zip(steps, over.packs, strict=True):
+            step.prepare(lookup, pack)
+        for value, array in over.values.items():
+            array[...] = lookup(value)
+        return Prepared(over.values, over.packs, marks)
     packs = [step.prepare(lookup) for step in steps]
-    return Prepared({value: lookup(value) for value in kept}, packs, marks)
+    values = {value: lookup(value) for value in kept}
+    if own:
+        values = {v: a.copy() if v in known else a for v, a in values.items()}
+    return Prepared(values, packs, marks)

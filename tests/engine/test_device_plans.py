@@ -120,8 +120,9 @@ def test_changed_weights_are_seen(device):
     for factor in (1, 2, 3):
         state = {k: v * factor if k == "head.weight" else v for k, v in model.state_dict().items()}
         model.load_state_dict(state)
-        for _ in range(3):
+        for again in range(3):
             assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
+            assert plan.recorded == (factor > 1 or again > 0)  # once: weights change in place
     model.stem.weight.data[...] = 0  # by hand: nothing is read to notice it
     plan.refresh()
     assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
@@ -137,24 +138,70 @@ def test_what_has_no_kernel_is_not_recorded(device):
     assert "recorded" not in repr(plan)
 
 
-def test_several_threads(device):
-    model = build().to("gpu").eval()
-    plan = nr.compile(model, SHAPE)
-    inputs = [there(draw(seed)[0]) for seed in range(3)]
-    expected = [to_numpy(plan(x)) for x in inputs]
-    found = {}
+def in_threads(call, count=6):
+    """Call with a number each, on a stream and in a thread of its own."""
+    errors = []
 
-    def call(number):
-        with fake_cupy.Device(0):
-            found[number] = to_numpy(plan(inputs[number % 3]))
+    def run(number):
+        try:
+            with nr.use_backend("gpu"), fake_cupy.Stream(non_blocking=True):
+                call(number)
+        except BaseException as error:
+            errors.append(error)
 
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(6)]
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_several_threads_and_streams(device, dtype):
+    """The stand-in refuses work of two streams on the same memory in no certain order."""
+    model = build(dtype=dtype).to("gpu").eval()
+    plan = nr.compile(model, SHAPE)
+    inputs = [there(draw(seed)[0].astype(dtype)) for seed in range(3)]
+    expected = [to_numpy(plan(x)) for x in inputs]
+    found = {}
+
+    def call(number):
+        found[number] = plan(inputs[number % 3])
+
+    in_threads(call)
+    fake_cupy.Device().synchronize()
     for number, logits in found.items():
-        np.testing.assert_array_equal(logits, expected[number % 3])
+        np.testing.assert_array_equal(to_numpy(logits), expected[number % 3])
+
+
+def test_weights_that_change_between_calls_of_threads(device):
+    """The first thread that comes lays them out anew, behind what others still compute."""
+    model = build().to("gpu").eval()
+    plan = nr.compile(model, SHAPE)
+    x = draw(0)[0]
+    images = there(x)
+    for factor in (1, 1.25, 1.5):
+        state = {k: to_numpy(v) * factor for k, v in model.state_dict().items()}
+        model.load_state_dict(state)
+        fake_cupy.Device().synchronize()  # who changes weights waits before others read them
+        found = []
+        in_threads(lambda _, found=found: found.append(plan(images)))
+        fake_cupy.Device().synchronize()
+        for logits in found:
+            assert relative_error(to_numpy(logits), known(model, x)) < 1e-5
+
+
+def test_steps_of_several_threads_follow_each_other(device):
+    model, twin = build().to("gpu").train(), build().to("gpu").train()
+    (x, y), count = draw(0), 5
+    images = there(x)
+    step, other = (nr.compile_step(m, F.cross_entropy, sgd(m), SHAPE) for m in (model, twin))
+    losses = []
+    in_threads(lambda _: losses.append(step(images, y)), count)
+    assert sorted(losses) == sorted(other(images, y) for _ in range(count))
+    for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
+        np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
 
 
 # ---------------------------------------------------------------------- training
@@ -242,14 +289,79 @@ def test_any_loss_will_do(device):
         model, lambda output, y: F.cross_entropy(output * 2.0, y), sgd(model), SHAPE
     )
     optimizer = sgd(twin)
-    for i in range(2):
+    for i in range(5):
         x, y = draw(i)
-        value = F.cross_entropy(twin(nr.tensor(x)) * 2.0, y)
+        made = twin(nr.tensor(x))
+        outputs = made.numpy()
+        value = F.cross_entropy(made * 2.0, y)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         assert step(there(x), y) == pytest.approx(float(value), rel=1e-4)
-    assert not step.recorded
+        assert relative_error(to_numpy(step.output), outputs) < 1e-4
+    assert step.recorded
+    for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert relative_error(to_numpy(a), to_numpy(b)) < 1e-3
+
+
+def test_a_loss_with_a_penalty(device):
+    """What a loss adds to gradients by itself counts, in a step that isn't recorded."""
+    model, twin = build().to("gpu").train(), build().to("gpu").train()
+    first, second = sgd(model), sgd(twin)
+
+    def loss_of(network, kept):
+        def loss(output, y):
+            drawn = F.cross_entropy(output, y)
+            return drawn + (network.head.weight * network.head.weight).sum() if kept else drawn
+
+        return loss
+
+    kept = []
+    step = nr.compile_step(model, lambda z, y: loss_of(model, kept)(z, y), first, SHAPE)
+    for i in range(5):
+        x, y = draw(i)
+        kept[:] = [True] if i == 3 else []
+        value = loss_of(twin, kept)(twin(nr.tensor(x)), y)
+        second.zero_grad()
+        value.backward()
+        second.step()
+        assert step(there(x), y) == pytest.approx(float(value), rel=1e-4)
+    assert step.recorded
+    for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert relative_error(to_numpy(a), to_numpy(b)) < 1e-3
+
+
+class Two(Small):
+    """Logits, and logits of a second head."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(10, 5)
+
+    def forward(self, x):
+        x = self.pool(nr.relu(self.norm(self.stem(x))))
+        x = nr.relu(self.first_norm(self.first(x)) + self.side_norm(self.side(x)))
+        x = self.mean(self.last(x)).flatten(1)
+        return self.head(x), self.other(x)
+
+
+def test_a_loss_that_leaves_an_output_out(device):
+    """Then parameters behind it alone have no gradient, and stay; weight decay too."""
+    model = build(Two).to("gpu").train()
+    left = []
+    step = nr.compile_step(
+        model,
+        lambda pair, y: F.cross_entropy(pair[0], y) + (0 if left else pair[1].sum()),
+        sgd(model),
+        SHAPE,
+    )
+    x, y = draw(0)
+    for i in range(6):
+        left[:] = [True] if i == 4 else []
+        before = to_numpy(model.other.weight.data).copy()
+        step(there(x), y)
+        assert np.array_equal(before, to_numpy(model.other.weight.data)) == (i == 4)
+    assert step.recorded
 
 
 def test_an_inference_plan_sees_recorded_steps(device):

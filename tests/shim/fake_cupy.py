@@ -4,13 +4,16 @@ Arrays hold NumPy arrays in guarded memory; raw kernels are compiled by g++ and 
 What CuPy refuses is refused: NumPy arrays among the operands, implicit conversion to NumPy, arrays
 of another device than the current one (CuPy would compute, slowly or not at all). Memory behind
 an array that a kernel writes to is noticed, and what it reads there is NaN. While a stream is
-captured, launches are kept instead of run, and whatever can't be captured is an error.
+captured, launches are kept instead of run, and whatever can't be captured is an error. Work is done
+at once, but each stream's in its own time as far as events, synchronizing and copies to the host
+don't say otherwise: work of two streams on the same memory in no certain order is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 import sys
 import threading
@@ -29,7 +32,6 @@ DEVICES = 2
 __version__ = "14.2.0"
 TOTAL = 1 << 40
 
-_current = [0]
 _limit = [TOTAL]
 _module = sys.modules[__name__]
 launched: list[str] = []
@@ -41,6 +43,10 @@ class _Thread(threading.local):
 
     Attributes
     ----------
+    device : int
+        The current one.
+    streams : list of Stream
+        Those in whose ``with`` block it is.
     captured : list
         What the streams that are captured keep: work, and the memory that it uses.
     hooks : list of MemoryHook
@@ -50,6 +56,8 @@ class _Thread(threading.local):
     def __init__(self):
         self.captured: list[list[tuple[Callable[[], object], list[weakref.ref]]]] = []
         self.hooks: list[MemoryHook] = []
+        self.device = 0
+        self.streams: list[Stream] = []
 
 
 _thread = _Thread()
@@ -77,7 +85,7 @@ def _allocate(shape, dtype) -> np.ndarray:
     shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     for hook in _thread.hooks:
-        hook.malloc_preprocess(device_id=_current[0], size=size, mem_size=-(-size // 512) * 512)
+        hook.malloc_preprocess(device_id=_thread.device, size=size, mem_size=-(-size // 512) * 512)
     _refuse_capture(f"an allocation of {size:,} bytes")
     if size > _limit[0]:
         raise OutOfMemoryError(size, 0)
@@ -150,7 +158,7 @@ class ndarray:
         return method
 
     def copy(self, order="C"):  # from any device to the current one
-        return ndarray(_guarded(np.array(self._values, order=order)), _current[0])
+        return ndarray(_guarded(np.array(self._values, order=order)), _thread.device)
 
     def __deepcopy__(self, memo):
         with Device(self._device):
@@ -168,6 +176,8 @@ class ndarray:
 
     def get(self):
         _refuse_capture("a copy to the host")
+        _in_order([_memory(self._values)])
+        get_current_stream().synchronize()
         return np.array(self._values)
 
     def __array__(self, *args, **kwargs):
@@ -259,9 +269,9 @@ for _name in ("iadd", "isub", "imul", "itruediv", "iand", "ior"):
 
 
 def _require_current(array: ndarray) -> None:
-    if array._device != _current[0]:
+    if array._device != _thread.device:
         raise ValueError(
-            f"an array of device {array._device} was used while device {_current[0]} was current"
+            f"an array of device {array._device} was used while device {_thread.device} was current"
         )
 
 
@@ -278,7 +288,7 @@ def _plain(value: Any) -> Any:
 
 def _wrapped(result: Any) -> Any:
     if isinstance(result, np.ndarray | np.generic):
-        return ndarray(_guarded(result), _current[0])
+        return ndarray(_guarded(result), _thread.device)
     if isinstance(result, tuple | list):
         return type(result)(_wrapped(r) for r in result)
     return result
@@ -290,6 +300,8 @@ def _call(function, args, kwargs):
     if _thread.captured and "out" in named and not _is_product(function):
         _do(functools.partial(function, *values, **named), *args, *kwargs.values())
         return kwargs["out"]
+    if not _thread.captured:
+        _in_order([_memory(a._values) for a in args if isinstance(a, ndarray)])
     if _is_product(function):
         _refuse_capture("a product by cuBLAS")
         return _matmul(*values, **named)
@@ -342,7 +354,7 @@ ogrid = _OpenGrid()
 
 
 def empty(shape, dtype=float, order="C"):
-    return ndarray(_allocate(shape, dtype), _current[0])
+    return ndarray(_allocate(shape, dtype), _thread.device)
 
 
 def asarray(value, dtype=None, order=None):
@@ -350,12 +362,12 @@ def asarray(value, dtype=None, order=None):
         value = value._values_here()
     else:
         _refuse_capture("a copy from the host")
-    return ndarray(_guarded(np.asarray(value, dtype=dtype, order=order)), _current[0])
+    return ndarray(_guarded(np.asarray(value, dtype=dtype, order=order)), _thread.device)
 
 
 def array(value, dtype=None, copy=True, order="K"):
     plain = value._values if isinstance(value, ndarray) else value
-    return ndarray(_guarded(np.array(plain, dtype=dtype, order=order)), _current[0])
+    return ndarray(_guarded(np.array(plain, dtype=dtype, order=order)), _thread.device)
 
 
 def asnumpy(value):
@@ -374,21 +386,22 @@ def from_dlpack(value):
 
 class Device:
     def __init__(self, index=None):
-        self.id = _current[0] if index is None else index
+        self.id = _thread.device if index is None else index
 
     def __enter__(self):
-        self._before = _current[0]
-        _current[0] = self.id
+        self._before = _thread.device
+        _thread.device = self.id
         return self
 
     def __exit__(self, *_):
-        _current[0] = self._before
+        _thread.device = self._before
 
     def use(self):
-        _current[0] = self.id
+        _thread.device = self.id
 
     def synchronize(self):
         _refuse_capture("waiting for the device")
+        _finished(dict.fromkeys(_latest, _ticks[0]))
 
     compute_capability = "90"
     mem_info = (TOTAL, TOTAL)
@@ -400,9 +413,11 @@ class Event:
 
     def record(self, stream=None):
         self.time = time.perf_counter()
+        self.seen = dict((stream or get_current_stream()).tick())
 
     def synchronize(self):
         _refuse_capture("waiting for an event")
+        _finished(self.seen)
 
 
 class MemoryHook:
@@ -453,11 +468,12 @@ def _refuse_capture(what: str) -> None:
 
 def _do(work: Callable[[], object], *arrays: Any) -> None:
     """Do work that takes its place in a stream; keep it if that is captured."""
+    memory = [_memory(a._values) for a in arrays if isinstance(a, ndarray)]
     if not _thread.captured:
+        _in_order(memory)
         with np.errstate(all="ignore"):
             work()
         return
-    memory = [_memory(a._values) for a in arrays if isinstance(a, ndarray)]
     _thread.captured[-1].append((work, [weakref.ref(m) for m in memory if m is not None]))
 
 
@@ -472,6 +488,7 @@ class Graph:
         for work, memory in self._work:
             if any(reference() is None for reference in memory):
                 raise build.ShimError("a graph was launched on memory that is freed")
+            _in_order([reference() for reference in memory])
             with np.errstate(all="ignore"):
                 work()
 
@@ -479,19 +496,60 @@ class Graph:
         _refuse_capture("an upload of a graph")
 
 
+# What work of a stream comes behind: by stream, the number of its last piece that is surely done.
+_ticks = [0]
+_latest: dict[int, int] = {}
+_done: dict[int, int] = {}  # as the host has seen
+
+
+def _merge(seen: dict[int, int], other: dict[int, int]) -> None:
+    for stream, tick in other.items():
+        seen[stream] = max(seen.get(stream, 0), tick)
+
+
+def _finished(seen: dict[int, int]) -> None:
+    """The host has waited for some work."""
+    _merge(_done, seen)
+
+
+def _in_order(memory: list[Any]) -> None:
+    """Refuse work on memory that another stream may still be working on."""
+    stream = get_current_stream()
+    seen = stream.tick()
+    for block in memory:
+        if block is None:
+            continue
+        last, tick = getattr(block, "used", (stream.number, 0))
+        if seen.get(last, 0) < tick:
+            raise build.ShimError("two streams work on the same memory in no certain order")
+        block.used = stream.number, _ticks[0]
+
+
 class Stream:
+    _number = itertools.count()
+
     def __init__(self, null=False, non_blocking=False):
         self._can_capture = non_blocking and not null
+        self.number = next(Stream._number)
+        self._seen: dict[int, int] = {}
+
+    def tick(self):
+        """What the next piece of its work comes behind, that piece included."""
+        _ticks[0] += 1
+        _merge(self._seen, {**_done, self.number: _ticks[0]})
+        _latest[self.number] = _ticks[0]
+        return self._seen
 
     def __enter__(self):
-        _streams.append(self)
+        _thread.streams.append(self)
         return self
 
     def __exit__(self, *_):
-        _streams.pop()
+        _thread.streams.pop()
 
     def synchronize(self):
         _refuse_capture("waiting for a stream")
+        _finished(self._seen)
 
     def begin_capture(self, mode=None):
         if not self._can_capture:
@@ -507,11 +565,14 @@ class Stream:
         return event
 
     def wait_event(self, event):
-        pass
+        _merge(self._seen, event.seen)
 
 
 Stream.null = Stream(null=True)
-_streams = [Stream.null]
+
+
+def get_current_stream():
+    return _thread.streams[-1] if _thread.streams else Stream.null
 
 
 # ---------------------------------------------------------------------- cupy.cuda
@@ -527,11 +588,11 @@ cuda = types.SimpleNamespace(
     Graph=Graph,
     MemoryHook=MemoryHook,
     Stream=Stream,
-    get_current_stream=lambda: _streams[-1],
+    get_current_stream=get_current_stream,
     get_elapsed_time=lambda begin, end: (end.time - begin.time) * 1e3,
     runtime=types.SimpleNamespace(
         getDeviceCount=lambda: DEVICES,
-        getDevice=lambda: _current[0],
+        getDevice=lambda: _thread.device,
         getDeviceProperties=_properties,
         memGetInfo=lambda: (TOTAL // 2, TOTAL),
         runtimeGetVersion=lambda: 13000,

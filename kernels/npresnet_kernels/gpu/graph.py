@@ -7,7 +7,9 @@ may wait for the device or call cuBLAS, which CuPy refuses to capture.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from npresnet_kernels.gpu.device import array_module
@@ -36,7 +38,33 @@ class Replay:
 
 
 class Recorder:
-    """Records calls on the current device."""
+    """Records calls on the current device, and lets those who share memory take turns there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._event: Any = None  # when the last turn's work is done
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let a ``with`` block's work come behind that of earlier ones, on the host and here.
+
+        Threads wait for each other while they queue work; work itself waits on the device, where
+        it was queued on another stream. All blocks are of one device.
+        """
+        cuda = array_module().cuda
+        with self._lock:
+            stream = cuda.get_current_stream()
+            if self._event is None:
+                self._event = cuda.Event(disable_timing=True)
+            else:
+                stream.wait_event(self._event)
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(Exception):  # the first error says what is wrong
+                    self._event.record(stream)
+                raise
+            self._event.record(stream)
 
     def record(self, run: Callable[[], object]) -> Replay:
         """Run ``run`` once as it is, then record what it launches.
@@ -82,7 +110,7 @@ class Recorder:
 
 
 def recorder() -> Recorder:
-    """Return what records a plan's kernels."""
+    """Return what records one plan's kernels."""
     return Recorder()
 
 

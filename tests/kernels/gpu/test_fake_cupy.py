@@ -1,4 +1,4 @@
-"""The stand-in for CuPy refuses what CuPy refuses, and notices writes outside an array."""
+"""The stand-in for CuPy: what it refuses, and what it notices."""
 
 from __future__ import annotations
 
@@ -49,3 +49,22 @@ def test_a_write_outside_an_array_is_noticed(xp):
 def test_integers_are_no_number_for_a_kernel(xp):
     with pytest.raises(DeviceError, match=r"compute in float16, float32.*got int32: convert"):
         activation.relu(xp.zeros(3, np.int32))
+
+
+def test_streams_in_no_certain_order_are_noticed(xp):
+    x = xp.zeros(4, np.float32)
+    with xp.cuda.Stream(non_blocking=True):
+        x += 1
+        event = xp.cuda.Event()
+        event.record()
+    with xp.cuda.Stream(non_blocking=True) as stream:
+        with pytest.raises(build.ShimError, match="two streams"):
+            x += 1
+        stream.wait_event(event)
+        x += 1
+    with xp.cuda.Stream(non_blocking=True):
+        xp.cuda.Device().synchronize()
+        x += 1
+        with pytest.raises(build.ShimError, match="two streams"), xp.cuda.Stream.null:
+            x.get()
+        np.testing.assert_array_equal(x.get(), 3)
