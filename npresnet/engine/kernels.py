@@ -45,7 +45,10 @@ class PackedLayer(Protocol):
         ...
 
     def pack(self, weight: Array, out: Array | None = None) -> Array:
-        """Return weights, as the state dict has them, as ``forward`` reads them."""
+        """Return weights, as the state dict has them, as ``forward`` reads them.
+
+        Where it reads them as they are, ``packed_size`` is 0, and they themselves come back.
+        """
         ...
 
     def pack_grad_input(self, weight: Array, out: Array | None = None) -> Array:
@@ -140,6 +143,7 @@ class PlanKernels(Protocol):
         groups: int,
         asked: str,
         dtype: np.dtype[Any],
+        training: bool,
     ) -> str:
         """Return the algorithm for maps (C, H, W), ``"im2col"`` if only the contract's fits."""
         ...

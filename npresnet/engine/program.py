@@ -68,7 +68,7 @@ class Program:
             stored = STORED[precision]
         graph = trace_any_batch(model, shape, self.dtype, training=True)
         graph = fuse_statistics(fuse_normalise(graph))
-        self.graph: Graph = choose_algorithm(graph, kernels, algorithm, stored)
+        self.graph: Graph = choose_algorithm(graph, kernels, algorithm, stored, True)
         self._storage = storage = Storage(stored, self.backend, kernels, self.graph.nodes)
         self.steps: list[TrainingStep] = [
             training_step(node, self.backend, kernels, storage) for node in self.graph.nodes

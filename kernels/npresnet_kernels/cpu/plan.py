@@ -9,6 +9,7 @@ import numpy as np
 from npresnet_kernels.contract import Array, Pair, Shape
 from npresnet_kernels.cpu.cache import announce
 from npresnet_kernels.cpu.fast import norm
+from npresnet_kernels.cpu.fast.algorithm import choose_algorithm as algorithm_of
 from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.dense import Dense
 from npresnet_kernels.cpu.fast.layout import to_channels_last
@@ -70,11 +71,13 @@ def choose_algorithm(
     groups: int,
     asked: str,
     dtype: np.dtype[Any],
+    training: bool,
 ) -> str:
     """Return how to convolve maps (C, H, W) with weights (O, I, kH, kW), by the shape alone.
 
     ``asked`` is "auto", or "direct" or "winograd", used where it can be. "im2col" stands for the
-    contract's convolution: what the kernels here don't do.
+    contract's convolution: what the kernels here don't do. In training every call lays out its
+    weights anew.
     """
     kernel = weight[2:]
     plain = dilation == (1, 1) and groups == 1
@@ -82,7 +85,8 @@ def choose_algorithm(
         return "im2col"
     if kernel[0] != 3 or stride[0] != 1 or padding[0] > 2 or asked == "direct":
         return "direct"
-    algorithm = convolution(maps, weight, stride, padding, "auto", dtype).algorithm
+    shape = maps[0], weight[0], kernel[0], stride[0], padding[0], maps[1], maps[2]
+    algorithm = algorithm_of(*shape, training)
     if asked == "winograd" and not algorithm.startswith("winograd"):
         return "winograd4"
     return algorithm

@@ -110,10 +110,12 @@ def choose_algorithm(
     groups: int,
     asked: str,
     dtype: np.dtype[Any],
+    training: bool,
 ) -> str:
     """Return "implicit", or "im2col" (the contract's convolution) for what that doesn't do.
 
-    There is one fast algorithm, so ``asked`` ("auto", "direct" or "winograd") doesn't matter.
+    There is one fast algorithm, so neither ``asked`` ("auto", "direct" or "winograd") nor
+    ``training`` matters.
     """
     _, height, width = maps
     kernel = weight[2], weight[3]

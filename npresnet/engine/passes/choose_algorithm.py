@@ -27,6 +27,7 @@ def choose_algorithm(
     kernels: PlanKernels | None,
     asked: str = "auto",
     dtype: np.dtype[Any] = FLOAT32,
+    training: bool = False,
 ) -> Graph:
     """Return the graph with the attribute ``algorithm`` set in every convolution.
 
@@ -41,6 +42,8 @@ def choose_algorithm(
         3x3 and the stride 1, ``"direct"`` without dilation and groups; im2col always can.
     dtype : dtype
         What maps are kept in.
+    training : bool
+        Whether weights change from call to call.
 
     Raises
     ------
@@ -68,6 +71,7 @@ def choose_algorithm(
                 rule["groups"],
                 asked,
                 dtype,
+                training,
             )
         return Node(node.operation, node.inputs, {**rule, "algorithm": algorithm}, node.output)
 

@@ -43,6 +43,15 @@ def test_choice(shape, expected, measured_there):
     assert choose_algorithm(*shape) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [((256, 14), "winograd4"), ((512, 7), "winograd4"), ((512, 1), "direct")]
+)
+def test_choice_in_training(size, expected, measured_there):
+    channels, side = size
+    shape = (channels, channels, 3, 1, 1, side, side)
+    assert choose_algorithm(*shape, training=True) == expected
+
+
 def test_choices_are_near_the_best_that_was_measured(measured_there):
     losses = {}
     for time in TIMES:

@@ -258,6 +258,12 @@ def test_repacking_in_place():
     np.testing.assert_array_equal(out, layer.packed)
 
 
+def test_large_weights_are_read_as_they_are():
+    layer = Layer((1, 512, 528, 3, 1, 1, 4, 5), "winograd2")
+    assert layer.packed is layer.weight
+    assert layer.convolution.packed_size == layer.convolution.packed_grad_size == 0
+
+
 def test_empty_batch():
     layer = Layer((2, 16, 16, 3, 1, 1, 5, 5), "winograd4")
     assert layer.forward(slice(0, 0)).shape == (0, 5, 5, 16)

@@ -20,6 +20,9 @@ FMAS_PER_CYCLE = 2
 ASSUMED_BATCHES = (1, 16)
 """An image alone and many weigh alike: the product of both costs decides."""
 
+TRAINING_BATCHES = (16,)
+"""Nobody trains on an image alone."""
+
 STORED_BYTES = 16 * 1024 * 1024
 """Transformed weights larger than this are made from the plain ones whenever they are needed."""
 
@@ -60,7 +63,7 @@ class Work:
     weight : float
         Bytes of packed weights beyond what an L2 holds.
     made : float
-        Vectors of transformed weights that are made, not read.
+        Vectors of transformed weights that are made in the call, not before it.
     call : float
         The call itself.
     """
@@ -118,20 +121,25 @@ def tiles_together(form: Form, channels: int) -> int:
 
 
 def winograd_work(
-    form: Form, channels: int, out_channels: int, out_size: tuple[int, int], images: int
+    form: Form,
+    channels: int,
+    out_channels: int,
+    out_size: tuple[int, int],
+    images: int,
+    training: bool,
 ) -> Work:
     """Return what a Winograd form does for some images."""
     depth, columns = ceil_to(channels, 4), ceil_to(out_channels, TILE_COLUMNS)
     tiles = images * prod(-(-size // form.outputs) for size in out_size)
     turns = tiles * form.points / (LANES * FMAS_PER_CYCLE)
     weights = form.points * depth * columns * 4
-    made = weights > STORED_BYTES and channels % LANES == 0
-    times = -(-tiles // tiles_together(form, channels))
+    plain = weights > STORED_BYTES and channels % LANES == 0
+    times = -(-tiles // tiles_together(form, channels)) if plain else int(training)
     return Work(
         winograd=turns * depth * columns,
         transform=turns * (ceil_to(channels, LANES) + columns),
-        weight=0 if made else max(weights - L2_BYTES, 0),
-        made=times * weights / VECTOR_BYTES if made else 0,
+        weight=0 if plain else max(weights - L2_BYTES, 0),
+        made=times * weights / VECTOR_BYTES,
     )
 
 
@@ -144,6 +152,7 @@ def direct_work(
     size: tuple[int, int],
     out_size: tuple[int, int],
     images: int,
+    training: bool,
 ) -> Work:
     """Return what direct convolution does for some images."""
     columns = ceil_to(out_channels, TILE_COLUMNS)
@@ -160,6 +169,7 @@ def direct_work(
         direct=turns * columns,
         gather=turns,
         weight=max(weights * pairs / all_pairs - L2_BYTES, 0),
+        made=training * weights / VECTOR_BYTES,
     )
 
 
@@ -173,16 +183,21 @@ def work_of(
     height: int,
     width: int,
     images: int,
+    training: bool = False,
 ) -> Work:
-    """Return what an algorithm, as `choose_algorithm` names it, does for some images."""
+    """Return what an algorithm, as `choose_algorithm` names it, does for some images.
+
+    In training each call lays out its weights anew.
+    """
     out_size = (
         (height + 2 * padding - kernel_size) // stride + 1,
         (width + 2 * padding - kernel_size) // stride + 1,
     )
     if algorithm == "direct":
         shape = (channels_in, channels_out, kernel_size, stride, padding)
-        return direct_work(*shape, (height, width), out_size, images)
-    return winograd_work(FORMS[algorithm], channels_in, channels_out, out_size, images)
+        return direct_work(*shape, (height, width), out_size, images, training)
+    form = FORMS[algorithm]
+    return winograd_work(form, channels_in, channels_out, out_size, images, training)
 
 
 FORMS = {"winograd4": F4, "winograd2": F2}
@@ -196,6 +211,7 @@ def choose_algorithm(
     padding: int,
     height: int,
     width: int,
+    training: bool = False,
 ) -> str:
     """Choose by a layer's shape alone.
 
@@ -204,6 +220,8 @@ def choose_algorithm(
     channels_in, channels_out, kernel_size, stride, padding : int
     height, width : int
         Of the input.
+    training : bool
+        Whether weights are laid out anew in each call, and images never come alone.
 
     Returns
     -------
@@ -215,6 +233,7 @@ def choose_algorithm(
     shape = (channels_in, channels_out, kernel_size, stride, padding, height, width)
 
     def cost(algorithm: str) -> float:
-        return prod(work_of(algorithm, *shape, n).cycles(COSTS) for n in ASSUMED_BATCHES)
+        batches = TRAINING_BATCHES if training else ASSUMED_BATCHES
+        return prod(work_of(algorithm, *shape, n, training).cycles(COSTS) for n in batches)
 
     return min(("direct", *FORMS), key=cost)

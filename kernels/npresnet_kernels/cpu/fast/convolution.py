@@ -98,29 +98,27 @@ class Convolution:
         )
         self._weight = weight_problem(layer, self.algorithm in FORMS)
 
-    def _forward_problem(self) -> tuple[Problem, WeightView]:
-        """Return the problem of the forward pass and how it reads the weights."""
+    def _forward_problem(self) -> Problem:
+        """Return the problem of the forward pass."""
         taps = self.kernel_size
         view = WeightView(0, 4 * self.channels_in * taps**2, 4 * taps**2, 4 * taps, 4)
-        problem: Problem
         if self.algorithm in FORMS:
-            problem = WinogradProblem(
+            return WinogradProblem(
                 FORMS[self.algorithm],
                 self.channels_in,
                 self.channels_out,
                 *self.input_size,
                 self.padding,
+                view,
             )
-        else:
-            grid = Grid(self.output_size, (taps, taps), -self.padding, -self.padding, self.stride)
-            grid, view = _trimmed(grid, view, self.input_size)
-            problem = DirectProblem(
-                self.channels_in, self.channels_out, self.input_size, self.output_size, grid
-            )
-        return problem, view
+        grid = Grid(self.output_size, (taps, taps), -self.padding, -self.padding, self.stride)
+        grid, view = _trimmed(grid, view, self.input_size)
+        return DirectProblem(
+            self.channels_in, self.channels_out, self.input_size, self.output_size, grid, view
+        )
 
-    def _backward_problems(self) -> list[tuple[Problem, WeightView]]:
-        """Return the problems that make up the data gradient, with their views of the weights."""
+    def _backward_problems(self) -> list[Problem]:
+        """Return the problems that make up the data gradient."""
         taps = self.kernel_size
         lane_step, depth_step = 4 * taps**2, 4 * self.channels_in * taps**2
         if self.algorithm in FORMS:
@@ -130,10 +128,10 @@ class Convolution:
                 self.channels_in,
                 *self.output_size,
                 taps - 1 - self.padding,
+                WeightView(4 * (taps**2 - 1), lane_step, depth_step, -4 * taps, -4),
             )
-            last = 4 * (taps**2 - 1)
-            return [(problem, WeightView(last, lane_step, depth_step, -4 * taps, -4))]
-        problems: list[tuple[Problem, WeightView]] = []
+            return [problem]
+        problems: list[Problem] = []
         for row in range(self.stride):
             for column in range(self.stride):
                 places, counts, firsts, lasts = [], [], [], []
@@ -165,51 +163,57 @@ class Convolution:
                     -4 * self.stride,
                 )
                 if min(places) > 0:
-                    size_out = self.input_size
                     grid, view = _trimmed(grid, view, self.output_size)
-                    direct = DirectProblem(
-                        self.channels_out, self.channels_in, self.output_size, size_out, grid
-                    )
-                    problems.append((direct, view))
+                    sizes = self.output_size, self.input_size
+                    direct = DirectProblem(self.channels_out, self.channels_in, *sizes, grid, view)
+                    problems.append(direct)
         return problems
 
     @property
     def packed_size(self) -> int:
         """Floats that `pack` makes."""
-        return self._forward[0].weight_floats
+        return self._forward.weight_floats
 
     @property
     def packed_grad_size(self) -> int:
         """Floats that `pack_grad_input` makes."""
-        return sum(_aligned_floats(problem.weight_floats) for problem, _ in self._backward)
+        return sum(_aligned_floats(problem.weight_floats) for problem in self._backward)
 
     def scratch_floats(self, threads: int, training: bool = False, batch: int = 1) -> int:
         """Return the size of the scratch that `forward` needs, or all three with `training`.
 
         No batch asks for more than another.
         """
-        needs = [self._forward[0].scratch_floats(threads)]
+        needs = [self._forward.scratch_floats(threads)]
         if training:
-            needs += [problem.scratch_floats(threads) for problem, _ in self._backward]
+            needs += [problem.scratch_floats(threads) for problem in self._backward]
             needs.append(self._weight.scratch_floats(threads))
         return max(needs)
 
     def pack(self, weight: Floats, out: Floats | None = None) -> Floats:
-        """Return weights (K, C, R, S) as `forward` reads them; written into `out` if given."""
-        problem, view = self._forward
+        """Return weights (K, C, R, S) as `forward` reads them; written into `out` if given.
+
+        Where it reads them as they are, `packed_size` is 0, and they themselves come back.
+        """
+        if isinstance(self._forward, WinogradProblem) and self._forward.plain:
+            return weight
         if out is None:
             out = aligned_empty(self.packed_size)
-        problem.pack(weight, view, out)
+        self._forward.pack(weight, out)
         return out
 
     def pack_grad_input(self, weight: Floats, out: Floats | None = None) -> Floats:
-        """Return weights (K, C, R, S) as `grad_input` reads them; into `out` if given."""
+        """Return weights (K, C, R, S) as `grad_input` reads them; as `pack` does."""
+        if any(
+            isinstance(problem, WinogradProblem) and problem.plain for problem in self._backward
+        ):
+            return weight
         if out is None:
             out = aligned_empty(self.packed_grad_size)
         start = 0
-        for problem, view in self._backward:
+        for problem in self._backward:
             if problem.weight_floats:
-                problem.pack(weight, view, out[start:])
+                problem.pack(weight, out[start:])
             start += _aligned_floats(problem.weight_floats)
         return out
 
@@ -240,7 +244,7 @@ class Convolution:
         moments : ndarray (2, K) of float64, optional
             Receives each channel's mean and biased variance over y.
         """
-        problem, _ = self._forward
+        problem = self._forward
         if moments is None or isinstance(problem, DirectProblem) or not y.size:
             problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu))
             if moments is not None:
@@ -265,7 +269,7 @@ class Convolution:
         """
         epilogue = Epilogue(residual=grad_x) if accumulate else NO_EPILOGUE
         start = 0
-        for problem, _ in self._backward:
+        for problem in self._backward:
             problem.run(grad_y, packed_grad[start:], grad_x, scratch, epilogue)
             start += _aligned_floats(problem.weight_floats)
 

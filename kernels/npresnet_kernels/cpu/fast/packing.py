@@ -23,9 +23,8 @@ from .vector import LANES, TILE_COLUMNS, load_int
     WEIGHT_TRANSFORM,
     TAP_ROWS,
     TAP_COLUMNS,
-    BETWEEN_TAPS,
-    BETWEEN_CHANNELS,
-) = range(FIRST, FIRST + 14)
+    SLOTS,
+) = range(FIRST, FIRST + 13)
 
 CHUNK = 32
 """Input channels in an item."""
@@ -78,16 +77,11 @@ def pack_winograd(table: int, thread: int, threads: int) -> None:
 
 @kernel
 def pack_direct(table: int, thread: int, threads: int) -> None:
-    """B (K / 2L, R * S * C, 2L): an item is some input channels of L output channels.
-
-    `BETWEEN_TAPS` and `BETWEEN_CHANNELS` tell which of taps and channels is the outer.
-    """
+    """B (K / 2L, R * S * C, 2L): an item is some input channels of L output channels."""
     channels = load_int(table, DEPTH)
     columns = load_int(table, COLUMNS)
     tap_rows = load_int(table, TAP_ROWS)
     tap_columns = load_int(table, TAP_COLUMNS)
-    between_taps = load_int(table, BETWEEN_TAPS)
-    between_channels = load_int(table, BETWEEN_CHANNELS)
     row = TILE_COLUMNS * 4
     chunks = (channels + CHUNK - 1) // CHUNK
     depth = tap_rows * tap_columns * channels
@@ -103,7 +97,7 @@ def pack_direct(table: int, thread: int, threads: int) -> None:
         source = load_int(table, SOURCE) + lane * lane_step + start * depth_step
         for r in range(tap_rows):
             for s in range(tap_columns):
-                place = (r * tap_columns + s) * between_taps + start * between_channels
+                place = (r * tap_columns + s) * channels + start
                 gather_vectors(
                     source + r * load_int(table, ROW_STEP) + s * load_int(table, TAP_STEP),
                     lane_step,
@@ -111,7 +105,7 @@ def pack_direct(table: int, thread: int, threads: int) -> None:
                     target + place * row,
                     count,
                     depth_step,
-                    between_channels * row,
+                    row,
                 )
         if item % chunks == 0:
             for extra in range(depth, padded_depth(depth)):

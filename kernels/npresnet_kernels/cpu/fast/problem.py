@@ -135,7 +135,7 @@ def _packing_table(
     weight: Floats, view: WeightView, out: Floats, channels: int, out_channels: int
 ) -> Integers:
     """Return what both ways of packing are told."""
-    table = np.zeros(packing.BETWEEN_CHANNELS + 1, dtype=np.int64)
+    table = np.zeros(packing.SLOTS, dtype=np.int64)
     table[packing.SOURCE] = address(weight) + view.offset
     table[packing.TARGET] = address(out)
     table[packing.DEPTH] = channels
@@ -145,24 +145,6 @@ def _packing_table(
     table[packing.ROW_STEP] = view.row_step
     table[packing.TAP_STEP] = view.tap_step
     return table
-
-
-def _pack_direct(
-    weight: Floats,
-    view: WeightView,
-    out: Floats,
-    channels: int,
-    out_channels: int,
-    taps: tuple[int, int],
-    channels_first: bool = False,
-) -> None:
-    """Write weights as (K / 2L, R, S, C, 2L) or (K / 2L, C, R, S, 2L)."""
-    table = _packing_table(weight, view, out, channels, out_channels)
-    table[packing.TAP_ROWS], table[packing.TAP_COLUMNS] = taps
-    table[packing.BETWEEN_TAPS] = 1 if channels_first else channels
-    table[packing.BETWEEN_CHANNELS] = taps[0] * taps[1] if channels_first else 1
-    items = ceil_div(out_channels, TILE_COLUMNS) * 2 * ceil_div(channels, packing.CHUNK)
-    run(packing.pack_direct, table, items, thread_count())
 
 
 class WinogradProblem:
@@ -176,12 +158,27 @@ class WinogradProblem:
         Of the input and output.
     padding : int
         0, 1 or 2.
+    view : WeightView
+        How it reads the weights.
+
+    Attributes
+    ----------
+    plain : bool
+        Whether `run` takes the weights as they are; else `pack` makes U of them.
     """
 
     def __init__(
-        self, form: Form, channels: int, out_channels: int, height: int, width: int, padding: int
+        self,
+        form: Form,
+        channels: int,
+        out_channels: int,
+        height: int,
+        width: int,
+        padding: int,
+        view: WeightView,
     ) -> None:
         self.form = form
+        self.view = view
         self.channels = channels
         self.out_channels = out_channels
         self.columns = ceil_div(out_channels, TILE_COLUMNS)
@@ -193,10 +190,8 @@ class WinogradProblem:
         vectors = ceil_div(channels, LANES)
         depth = packing.padded_depth(channels)
         transformed = int(form.points * self.columns * depth * TILE_COLUMNS)
-        self.stored = 4 * transformed > STORED_BYTES and channels % LANES == 0
-        self.weight_floats = self.columns * 9 * channels * TILE_COLUMNS
-        if not self.stored:
-            self.weight_floats = transformed
+        self.plain = 4 * transformed > STORED_BYTES and channels % LANES == 0
+        self.weight_floats = 0 if self.plain else transformed
         self._choose_blocks(form.points * vectors * VECTOR_BYTES)
 
         table = np.zeros(winograd.SLOTS, dtype=np.int64)
@@ -211,6 +206,11 @@ class WinogradProblem:
         table[winograd.SIZE] = form.size
         table[winograd.TILE_HEIGHT] = self.tile_height
         table[winograd.TILE_WIDTH] = self.tile_width
+        if self.plain:
+            table[winograd.LANE_STEP] = view.lane_step
+            table[winograd.DEPTH_STEP] = view.depth_step
+            table[winograd.ROW_STEP] = view.row_step
+            table[winograd.TAP_STEP] = view.tap_step
         self._table = table
 
     def _choose_blocks(self, tile_bytes: int) -> None:
@@ -236,7 +236,7 @@ class WinogradProblem:
         products = block * points * group * TILE_COLUMNS * 4
         v = self._v_bytes(block) if own_v else 0
         panel = 0
-        if self.stored:
+        if self.plain:
             panel = points * winograd.panel_step(chunk_length(self.channels), group)
         return _aligned_bytes(v + patch * VECTOR_BYTES + products + panel)
 
@@ -246,12 +246,9 @@ class WinogradProblem:
         by_group = threads * self._shared_bytes + self._v_bytes(self.shared_block)
         return (max(by_block, by_group) + ALIGNMENT) // 4
 
-    def pack(self, weight: Floats, view: WeightView, out: Floats) -> None:
-        """Lay out weights in `out`, transformed or not; it starts at a cache line."""
-        if self.stored:
-            _pack_direct(weight, view, out, self.channels, self.out_channels, (3, 3), True)
-            return
-        table = _packing_table(weight, view, out, self.channels, self.out_channels)
+    def pack(self, weight: Floats, out: Floats) -> None:
+        """Transform weights into `out`, which starts at a cache line."""
+        table = _packing_table(weight, self.view, out, self.channels, self.out_channels)
         table[packing.POINTS] = self.form.points
         table[packing.WEIGHT_TRANSFORM] = self.form.weight.address
         items = self.columns * 2 * ceil_div(self.channels, packing.CHUNK)
@@ -260,7 +257,7 @@ class WinogradProblem:
     def run(
         self, x: Floats, packed: Floats, y: Floats, scratch: Floats, epilogue: Epilogue
     ) -> None:
-        """Convolve x (N, H, W, C) into y (N, P, Q, K)."""
+        """Convolve x (N, H, W, C) into y (N, P, Q, K); plain weights are their own `packed`."""
         threads = thread_count()
         tiles = x.shape[0] * self.tile_height * self.tile_width
         table = self._table.copy()
@@ -274,8 +271,9 @@ class WinogradProblem:
         table[winograd.INPUT_TRANSFORM] = self.form.input.address
         table[winograd.OUTPUT_TRANSFORM] = self.form.output.address
         table[winograd.GEMM] = gemm_blocked.address
-        if self.stored:
-            table[winograd.STORED] = self.form.stored.address
+        if self.plain:
+            table[winograd.WEIGHT] += self.view.offset
+            table[winograd.WEIGHT_TRANSFORM] = self.form.weight.address
         remaining = np.empty(0, np.int64)
         if epilogue.sums is not None:
             bands = len(epilogue.sums.partial)
@@ -286,13 +284,13 @@ class WinogradProblem:
 
         block = even_block(tiles, self.block, threads)
         blocks = ceil_div(tiles, block)
-        if tiles <= self.block and 4 * self.weight_floats > CUT_BYTES and not self.stored:
+        if tiles <= self.block and 4 * self.weight_floats > CUT_BYTES:
             table[winograd.BLOCK] = tiles
             table[winograd.GROUP] = self.shared_group
             table[winograd.THREAD_SCRATCH] = self._bytes
             groups = ceil_div(self.columns, self.shared_group)
             run(winograd.winograd_channels, table, groups, threads)
-        elif blocks >= threads and not self.stored:
+        elif blocks >= threads and not self.plain:
             table[winograd.BLOCK] = block
             table[winograd.GROUP] = self.group
             table[winograd.THREAD_SCRATCH] = self._bytes
@@ -341,6 +339,8 @@ class DirectProblem:
     size, out_size : tuple of int
         Height and width of the whole input and output.
     grid : Grid
+    view : WeightView
+        How it reads the weights.
     """
 
     def __init__(
@@ -350,7 +350,9 @@ class DirectProblem:
         size: tuple[int, int],
         out_size: tuple[int, int],
         grid: Grid,
+        view: WeightView,
     ) -> None:
+        self.view = view
         self.channels = channels
         self.out_channels = out_channels
         self.grid = grid
@@ -413,9 +415,12 @@ class DirectProblem:
         """Return the scratch that `run` needs on so many threads."""
         return (threads * self._thread_bytes() + ALIGNMENT) // 4
 
-    def pack(self, weight: Floats, view: WeightView, out: Floats) -> None:
+    def pack(self, weight: Floats, out: Floats) -> None:
         """Lay out weights in `out`."""
-        _pack_direct(weight, view, out, self.channels, self.out_channels, self.grid.taps)
+        table = _packing_table(weight, self.view, out, self.channels, self.out_channels)
+        table[packing.TAP_ROWS], table[packing.TAP_COLUMNS] = self.grid.taps
+        items = self.columns * 2 * ceil_div(self.channels, packing.CHUNK)
+        run(packing.pack_direct, table, items, thread_count())
 
     def run(
         self, x: Floats, packed: Floats, y: Floats, scratch: Floats, epilogue: Epilogue

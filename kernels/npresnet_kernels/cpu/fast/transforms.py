@@ -12,12 +12,10 @@ from llvmlite import ir
 
 from .matrices import Matrix, apply_both_sides, winograd_matrices
 from .parallel import Kernel, kernel
-from .vector import I64, TILE_COLUMNS, VECTOR_BYTES, Emitter, indirect_call, ir_kernel
-
-CACHE_LINE = 64
+from .vector import I64, LANES, VECTOR_BYTES, Emitter, indirect_call, ir_kernel
 
 FILTERS_AHEAD = 4
-"""Stored filters, of 2L output channels each, that are fetched before their turn."""
+"""Filters, of L output channels each, that are fetched before their turn."""
 
 
 def _grid(
@@ -84,40 +82,16 @@ def _gathered_points(matrix: Matrix) -> Callable[..., None]:
         mask = e.lanes_below(lanes)
         turn = e.loop(count, [source, target])
         here, there = turn.values
+        ahead = e.shift(here, e.builder.mul(source_step, I64(FILTERS_AHEAD)))
+        for _ in range(LANES):
+            e.prefetch(ahead)
+            ahead = e.shift(ahead, lane_step)
         tile = [
             [e.gather(pointer, lane_step, mask) for pointer in row]
             for row in _grid(e, here, side, side, row_step, step)
         ]
         _store_points(e, apply_both_sides(e, matrix, tile), there, point_step)
         turn.close([e.shift(here, source_step), e.shift(there, vector_step)])
-
-    return body
-
-
-def _stored_points(matrix: Matrix) -> Callable[..., None]:
-    """Return the body of `stored(source, target, point step, count)`.
-
-    The same for filters stored as (count, 9, 2L), read once and in order: lines some turns ahead
-    are asked for, since they come from memory. The points of a filter follow each other's.
-    """
-
-    def body(
-        e: Emitter, source: ir.Value, target: ir.Value, point_step: ir.Value, count: ir.Value
-    ) -> None:
-        side = matrix.shape[1]
-        row = TILE_COLUMNS * 4
-        turn = e.loop(count, [source, target])
-        here, there = turn.values
-        for line in range(0, side * side * row, CACHE_LINE):
-            e.prefetch(here, FILTERS_AHEAD * side * side * row + line, locality=2)
-        for half in range(0, row, VECTOR_BYTES):
-            tile = [
-                [e.load(here, (i * side + j) * row + half) for j in range(side)]
-                for i in range(side)
-            ]
-            points = apply_both_sides(e, matrix, tile)
-            _store_points(e, points, e.shift(there, half), point_step)
-        turn.close([e.shift(here, side * side * row), e.shift(there, row)])
 
     return body
 
@@ -223,8 +197,6 @@ _input_4_3 = ir_kernel("input_4_3", "piipiii", _into_points(winograd_matrices(4,
 _input_2_3 = ir_kernel("input_2_3", "piipiii", _into_points(winograd_matrices(2, 3)[2]))
 _weight_4_3 = ir_kernel("weight_4_3", "piiiipiiii", _gathered_points(winograd_matrices(4, 3)[1]))
 _weight_2_3 = ir_kernel("weight_2_3", "piiiipiiii", _gathered_points(winograd_matrices(2, 3)[1]))
-_stored_4_3 = ir_kernel("stored_4_3", "ppii", _stored_points(winograd_matrices(4, 3)[1]))
-_stored_2_3 = ir_kernel("stored_2_3", "ppii", _stored_points(winograd_matrices(2, 3)[1]))
 _output_4_3 = ir_kernel("output_4_3", "pipppiiipiii", _from_points(winograd_matrices(4, 3)[0]))
 _output_2_3 = ir_kernel("output_2_3", "pipppiiipiii", _from_points(winograd_matrices(2, 3)[0]))
 
@@ -311,18 +283,6 @@ def weight_2_3(
         source_step,
         vector_step,
     )
-
-
-@kernel
-def stored_4_3(source: int, target: int, point_step: int, count: int) -> None:
-    """G g G^T of F(4x4, 3x3) for stored filters."""
-    _stored_4_3(source, target, point_step, count)
-
-
-@kernel
-def stored_2_3(source: int, target: int, point_step: int, count: int) -> None:
-    """G g G^T of F(2x2, 3x3) for stored filters."""
-    _stored_2_3(source, target, point_step, count)
 
 
 @kernel
@@ -423,23 +383,18 @@ def filter_3_4(
 
 call_filter: Callable[..., Any] = indirect_call("call_filter", 7)
 call_input: Callable[..., Any] = indirect_call("call_input", 7)
-call_stored: Callable[..., Any] = indirect_call("call_stored", 4)
 call_weight: Callable[..., Any] = indirect_call("call_weight", 10)
 call_output: Callable[..., Any] = indirect_call("call_output", 12)
 
 
 @dataclass(frozen=True)
 class Form:
-    """One Winograd form F(m x m, r x r) of a convolution: its sizes and transforms.
-
-    `weight` transforms filters as they lie in (K, C, R, S), `stored` those laid out in vectors.
-    """
+    """One Winograd form F(m x m, r x r) of a convolution: its sizes and transforms."""
 
     outputs: int
     taps: int
     input: Kernel
     weight: Kernel
-    stored: Kernel
     output: Kernel
 
     @property
@@ -453,5 +408,5 @@ class Form:
         return self.size**2
 
 
-F4 = Form(4, 3, input_4_3, weight_4_3, stored_4_3, output_4_3)
-F2 = Form(2, 3, input_2_3, weight_2_3, stored_2_3, output_2_3)
+F4 = Form(4, 3, input_4_3, weight_4_3, output_4_3)
+F2 = Form(2, 3, input_2_3, weight_2_3, output_2_3)

@@ -14,8 +14,8 @@ each thread takes groups of output channels, so that the weights are read once, 
 own; else, with few tiles for so many threads, groups of channels are taken from a V that all share.
 
 F(4x4, 3x3) makes four times as many numbers of the weights. Where no L2 holds them, reading U costs
-more than making it: then the weights stay as they are, (K / 2L, C, 9, 2L), and a thread transforms
-a chunk of the depth of its group into its own L2, just before it multiplies by it.
+more than making it: then the weights stay as they are, (K, C, 3, 3), and a thread transforms a
+chunk of the depth of its group into its own L2, just before it multiplies by it.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from typing import Any
 from .memory import copy_in, copy_out, zero_vectors
 from .microkernel import chunk_length, multiply_block
 from .parallel import FIRST, helper, kernel, next_item
-from .transforms import call_input, call_output, call_stored
+from .transforms import call_input, call_output, call_weight
 from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, indirect_call, load_int
 
 (
@@ -56,12 +56,16 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, indirect_call, l
     INPUT_TRANSFORM,
     OUTPUT_TRANSFORM,
     GEMM,
-    STORED,
+    WEIGHT_TRANSFORM,
+    LANE_STEP,
+    DEPTH_STEP,
+    ROW_STEP,
+    TAP_STEP,
     REMAINING,
     PARTIAL,
     SUMS,
     SLOTS,
-) = range(FIRST, FIRST + 33)
+) = range(FIRST, FIRST + 37)
 
 PATCH_VECTORS = 4
 """Vectors of channels that a padded copy of an edge tile holds at a time."""
@@ -264,7 +268,34 @@ def panel_step(depth: int, columns: int) -> int:
 
 
 @helper
-def multiply_stored(
+def make_weights(
+    table: int, column: int, columns: int, start: int, count: int, between: int, u: int
+) -> None:
+    """Write U of `columns` column tiles from `column` on, for `count` channels from `start` on.
+
+    It is (points, columns, count, 2L) at `u`, its points `between` bytes apart.
+    """
+    lane_step, depth_step = load_int(table, LANE_STEP), load_int(table, DEPTH_STEP)
+    row = TILE_COLUMNS * 4
+    for vector in range(2 * columns):
+        lane = column * TILE_COLUMNS + vector * LANES
+        call_weight(
+            load_int(table, WEIGHT_TRANSFORM),
+            load_int(table, WEIGHT) + lane * lane_step + start * depth_step,
+            load_int(table, ROW_STEP),
+            load_int(table, TAP_STEP),
+            lane_step,
+            load_int(table, OUT_CHANNELS) - lane,
+            u + vector // 2 * count * row + vector % 2 * VECTOR_BYTES,
+            between,
+            count,
+            depth_step,
+            row,
+        )
+
+
+@helper
+def multiply_plain(
     table: int, tiles: int, stored: int, v: int, column: int, columns: int, products: int, u: int
 ) -> None:
     """Make M as `multiply_packed` does, with U made chunk by chunk at `u` from the weights."""
@@ -276,15 +307,7 @@ def multiply_stored(
     for start in range(0, depth, chunk):
         count = min(chunk, depth - start)
         between = panel_step(count, columns)
-        for number in range(columns):
-            filters = ((column + number) * depth + start) * 9 * row
-            call_stored(
-                load_int(table, STORED),
-                load_int(table, WEIGHT) + filters,
-                u + number * count * row,
-                between,
-                count,
-            )
+        make_weights(table, column, columns, start, count, between, u)
         for point in range(points):
             panel = u + point * between
             multiply_block(
@@ -351,9 +374,9 @@ def multiply_tiles(
     column = group * load_int(table, GROUP)
     columns = min(load_int(table, GROUP), all_columns - column)
     tile_bytes = points * columns * TILE_COLUMNS * 4
-    if load_int(table, STORED):
+    if load_int(table, WEIGHT_TRANSFORM):
         u = products + load_int(table, BLOCK) * points * load_int(table, GROUP) * TILE_COLUMNS * 4
-        multiply_stored(table, tiles, stored, v, column, columns, products, u)
+        multiply_plain(table, tiles, stored, v, column, columns, products, u)
     else:
         multiply_packed(table, tiles, stored, v, column, columns, products)
     for tile in range(tiles):
