@@ -154,6 +154,8 @@ class PlanKernels(Protocol):
         weight: Shape,
         stride: Pair,
         padding: Pair,
+        dilation: Pair,
+        groups: int,
         algorithm: str,
         dtype: np.dtype[Any],
     ) -> Convolution:

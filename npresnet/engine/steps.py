@@ -220,6 +220,8 @@ class FastConvolution(FastStep):
             weight.shape,
             rule["stride"],
             rule["padding"],
+            rule["dilation"],
+            rule["groups"],
             rule["algorithm"],
             dtype,
         )

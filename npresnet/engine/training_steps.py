@@ -339,6 +339,8 @@ class _Convolution(_Weighted):
             self.weight.shape,
             rule["stride"],
             rule["padding"],
+            rule["dilation"],
+            rule["groups"],
             rule["algorithm"],
             dtype,
         )

@@ -29,7 +29,7 @@ def device():
 
 
 class Small(nn.Module):
-    """A stem with its pool, a block with a projection, another without."""
+    """A stem with its pool, a block with a projection, another with groups and dilation."""
 
     def __init__(self, classes=5):
         super().__init__()
@@ -40,7 +40,7 @@ class Small(nn.Module):
         self.first_norm = nn.BatchNorm2d(12)
         self.side = nn.Conv2d(8, 12, 1, 2, bias=False)
         self.side_norm = nn.BatchNorm2d(12)
-        self.second = nn.Conv2d(12, 12, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(12, 12, 3, padding=2, dilation=2, groups=3, bias=False)
         self.second_norm = nn.BatchNorm2d(12, affine=False)
         self.last = nn.Conv2d(12, 10, 1)
         self.mean = nn.AdaptiveAvgPool2d(1)

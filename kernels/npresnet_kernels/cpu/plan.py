@@ -97,10 +97,12 @@ def convolution(
     weight: Shape,
     stride: Pair,
     padding: Pair,
+    dilation: Pair,
+    groups: int,
     algorithm: str,
     dtype: np.dtype[Any],
 ) -> Convolution:
-    """Return the convolution of a layer's shape."""
+    """Return the convolution of a layer's shape; `choose_algorithm` let no other through."""
     return Convolution(
         maps[0], weight[0], weight[2], stride[0], padding[0], maps[1], maps[2], algorithm
     )

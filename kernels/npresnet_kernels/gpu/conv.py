@@ -104,10 +104,11 @@ def _implicit(
     """
     patches = _Patches(shape, (weight[2], weight[3]), stride, padding, dilation)
     output = (shape[0], weight[0], *patches.output)
-    if patches.trivial or dtype == np.uint16 or not applies(dtype, (shape, output), groups):
+    image_is_columns = patches.trivial and groups == 1
+    if image_is_columns or dtype == np.uint16 or not applies(dtype, (shape, output)):
         return None
     device = array_module().cuda.runtime.getDevice()
-    layer = (shape[1:], weight, stride, padding, dtype.name, dilation)
+    layer = (shape[1:], weight, stride, padding, dtype.name, dilation, groups)
     return _made(device, get_precision(), *layer)
 
 

@@ -3,6 +3,9 @@
 The gradient of the input is the forward's product over grad_y, once for each parity of the input's
 pixels: pixels h = s h' + r meet the taps i with s | r + pad - i d, and those meet row
 h' + (r + pad - i d) / s.
+
+Groups are multiplied several together, in slices of channels: one group fills neither a tile nor,
+often, a vector. What would join channels of different groups are zeros among the packed weights.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +28,7 @@ from npresnet_kernels.gpu.products import (
     WeightProduct,
     element_type,
 )
+from npresnet_kernels.gpu.tiles import TILES
 from npresnet_kernels.shapes import conv_output_size
 
 __all__ = ["Convolution", "applies"]
@@ -33,12 +37,12 @@ Tap = tuple[tuple[int, ...], Pair]
 """Places in the kernel (-1 for none) that a gathered pixel meets, and its delta."""
 
 
-def applies(dtype: Any, shapes: Sequence[Shape], groups: int) -> bool:
+def applies(dtype: Any, shapes: Sequence[Shape]) -> bool:
     """Return whether these kernels compute a convolution between images (..., C, H, W).
 
-    float64 and groups are im2col's, and so are sizes that 32 bits don't count.
+    float64 is im2col's, and so are sizes that 32 bits don't count.
     """
-    if groups != 1 or dtype not in (np.float16, np.float32, np.uint16):
+    if dtype not in (np.float16, np.float32, np.uint16):
         return False
     if any(0 in shape for shape in shapes):
         return False
@@ -109,19 +113,60 @@ def _room(*spaces: Space) -> int:
     return sum(-(-size // 256) * 256 for size in sizes)
 
 
-class _Packing:
-    """How weights (O, C, taps) become the rows (rows, places, padded) of a product."""
+def slices_of(channels: int, outs: int, groups: int, vector: int) -> int:
+    """Return into how many slices the groups of a convolution are gathered.
 
-    def __init__(self, places: Iterable[int], rows: int, columns: int, padded: int) -> None:
+    As many as leave whole vectors and the columns of the smallest tile on both sides of each.
+    """
+    least = min(tile.columns for tile in TILES)
+    for slices in range(groups, 1, -1):
+        if groups % slices == 0:
+            ins, own = channels // slices, outs // slices
+            if ins % vector == 0 and own % vector == 0 and min(ins, own) >= least:
+                return slices
+    return 1
+
+
+class _Side(NamedTuple):
+    """Rows or columns of packed weights.
+
+    Attributes
+    ----------
+    total : int
+        All there are.
+    group : int
+        Those of a group.
+    wrap : int
+        As many as the weights' array counts them by.
+    step : int
+        Elements from one to the next there.
+    """
+
+    total: int
+    group: int
+    wrap: int
+    step: int
+
+
+class _Packing:
+    """How weights (O, C / groups, taps) become the rows (rows, places, padded) of a product."""
+
+    def __init__(
+        self, places: Iterable[int], rows: _Side, columns: _Side, padded: int, slices: int
+    ) -> None:
         self.places: list[int] = list(places)
-        self.rows, self.columns, self.padded = rows, columns, padded
-        self.size = rows * len(self.places) * padded
+        self.rows, self.columns, self.padded, self.slices = rows, columns, padded, slices
+        self.size = rows.total * len(self.places) * padded
         self.on_device: Array = array_module().asarray(np.array(self.places or [-1], np.int32))
 
-    def write(self, weight: Array, out: Array, steps: Pair) -> None:
-        """Pack; ``steps`` are elements between weights of neighbouring rows and columns."""
+    def write(self, weight: Array, out: Array) -> None:
+        """Pack."""
         if self.size:
-            sizes = (self.rows, len(self.places), self.columns, self.padded, *steps)
+            sides = (self.rows, self.columns)
+            of_slice = (side.total // self.slices for side in sides)
+            groups, wraps, steps = zip(*(side[1:] for side in sides), strict=True)
+            sizes = (self.rows.total, len(self.places), self.padded)
+            sizes = (*sizes, *of_slice, *groups, *wraps, *steps)
             launch(
                 "pack.cu",
                 "pack_weight",
@@ -142,7 +187,7 @@ class Convolution:
     maps : tuple of int
         (C, H, W) of the input.
     weight : tuple of int
-        (O, C, kH, kW).
+        (O, C / groups, kH, kW).
     stride, padding : (int, int)
         Of the window.
     dtype : dtype
@@ -150,6 +195,8 @@ class Convolution:
         float32 is multiplied is what :mod:`npresnet_kernels.gpu.precision` says now.
     dilation : (int, int), optional
         Of the window.
+    groups : int, optional
+        Of channels that are convolved apart.
 
     Attributes
     ----------
@@ -172,6 +219,7 @@ class Convolution:
         padding: Pair,
         dtype: Any,
         dilation: Pair = (1, 1),
+        groups: int = 1,
     ) -> None:
         self._channels, height, width = maps
         self._outs, _, *window = weight
@@ -182,25 +230,39 @@ class Convolution:
         self.output = conv_output_size((height, width), kernel, stride, padding, dilation)
         # few channels (a stem): two pixels make a vector, where windows begin at even ones
         even = width % 2 == 0 and stride[1] % 2 == 0
-        fold = 2 if even and 2 * self._channels <= kind.vector else 1
+        fold = 2 if even and 2 * self._channels <= kind.vector and groups == 1 else 1
         self.input_channels = kind.padded(fold * self._channels) // fold
         self._padded_outs = kind.padded(self._outs)
+        self._groups = groups
+        self._slices = slices_of(self._channels, self._outs, groups, kind.vector)
 
         taps = window_taps(kernel, padding, dilation, fold)
         image = (height, width // fold, self.input_channels * fold)
         deltas = tuple(delta for _, delta in taps)
-        gather = Gather(image, deltas, self.output, (stride[0], stride[1] // fold))
-        self._forward = GatherProduct(kind, gather, (*self.output, self._outs))
-        self._weight = WeightProduct(kind, gather, self._padded_outs)
+        own = image[2] // self._slices
+        gather = Gather(image, own, deltas, self.output, (stride[0], stride[1] // fold))
+        target = (*self.output, self._outs)
+        self._forward = GatherProduct(kind, gather, target, slices=self._slices)
+        padded = self._padded_outs // self._slices
+        self._weight = WeightProduct(kind, gather, padded, self._slices)
+        rows, columns = self._sides(outs_first=True)
         places = [place for several, _ in taps for place in several]
-        self._packing = _Packing(places, self._outs, self._channels, self.input_channels)
+        self._packing = _Packing(places, rows, columns, own // fold, self._slices)
         self.packed_size = self._packing.size
 
         self._parities: list[tuple[_Packing, GatherProduct]] = []
         for first in itertools.product(*map(range, stride)):
-            own = parity_taps((first[0], first[1]), kernel, stride, padding, dilation)
-            self._add_parity((first[0], first[1]), own, stride)
+            met = parity_taps((first[0], first[1]), kernel, stride, padding, dilation)
+            self._add_parity((first[0], first[1]), met, stride)
         self.packed_grad_size = sum(packing.size for packing, _ in self._parities)
+
+    def _sides(self, outs_first: bool) -> tuple[_Side, _Side]:
+        """Rows and columns of packed weights: outs and channels, or the other way round."""
+        channels = self._channels // self._groups
+        steps = channels * self._taps, self._taps
+        outs = _Side(self._outs, self._outs // self._groups, self._outs, steps[0])
+        ins = _Side(self._channels, channels, channels, steps[1])
+        return (outs, ins) if outs_first else (ins, outs)
 
     def _add_parity(self, first: Pair, taps: tuple[Tap, ...], stride: Pair) -> None:
         height, width = self._size
@@ -208,11 +270,12 @@ class Convolution:
         if min(size) < 1:
             return
         deltas = tuple(delta for _, delta in taps)
-        gather = Gather((*self.output, self._padded_outs), deltas, size, (1, 1))
+        own = self._padded_outs // self._slices
+        gather = Gather((*self.output, self._padded_outs), own, deltas, size, (1, 1))
         places = [place for several, _ in taps for place in several]
-        packing = _Packing(places, self._channels, self._outs, self._padded_outs)
+        packing = _Packing(places, *self._sides(outs_first=False), own, self._slices)
         target = (height, width, self._channels)
-        product = GatherProduct(self._kind, gather, target, stride, first)
+        product = GatherProduct(self._kind, gather, target, stride, first, self._slices)
         self._parities.append((packing, product))
 
     def _x_space(self, batch: int) -> Space:
@@ -246,12 +309,12 @@ class Convolution:
         return max(needs) // 4
 
     def pack(self, weight: Array, out: Array | None = None) -> Array:
-        """Return weights (O, C, kH, kW), dense, float32 or of the dtype, as ``forward`` reads them.
+        """Return weights, dense, float32 or of the dtype, as ``forward`` reads them.
 
         ``out`` has the dtype and ``packed_size`` elements or more.
         """
         packed = self._given(out, self.packed_size)
-        self._packing.write(weight, packed, (self._channels * self._taps, self._taps))
+        self._packing.write(weight, packed)
         return packed
 
     def pack_grad_input(self, weight: Array, out: Array | None = None) -> Array:
@@ -260,7 +323,7 @@ class Convolution:
         start = 0
         for packing, _ in self._parities:
             own = packed[start : start + packing.size]
-            packing.write(weight, own, (self._taps, self._channels * self._taps))
+            packing.write(weight, own)
             start += packing.size
         return packed
 
@@ -333,8 +396,9 @@ class Convolution:
                 product.run(image, own, grad_x, residual=grad_x if accumulate else None)
 
     def grad_weight(self, x: Array, grad_y: Array, grad_weight: Array, scratch: Array) -> None:
-        """Write the gradient of the weights, (O, C, kH, kW), dense, float32 or of the dtype."""
+        """Write the gradient of the weights, dense, float32 or of the dtype."""
         room = _Scratch(scratch)
         image, grad = self._operand_x(x, room), self._operand_grad(grad_y, room)
         parts = room.take(self._weight.space(len(x)))
-        self._weight.run(image, grad, parts, self._packing.on_device, grad_weight)
+        places = self._packing.on_device
+        self._weight.run(image, grad, parts, places, grad_weight, self._groups)

@@ -41,9 +41,9 @@ __device__ __forceinline__ void finish(const float* sum, const float* scale, con
 }
 
 // Of each of the tile's columns the sum of its rows, and the sum of squares about their mean (Chan,
-// Golub and LeVeque 1983 tell how such pairs are joined), in float: part is (2, columns).
+// Golub and LeVeque 1983 tell how such pairs are joined), in float: part is (2, between).
 __device__ __forceinline__ void tile_moments(const Sums& sums, float* space, float* part, int rows,
-                                             int first_column, int columns) {
+                                             int first_column, int columns, int between) {
     float* means = space + TILE_M / 8 * PITCH;
 #pragma unroll
     for (int pass = 0; pass < 2; ++pass) {
@@ -63,7 +63,7 @@ __device__ __forceinline__ void tile_moments(const Sums& sums, float* space, flo
         for (int c = threadIdx.x; c < TILE_N; c += THREADS) {
             float total = 0;
             for (int owner = 0; owner < TILE_M / 8; ++owner) total += space[owner * PITCH + c];
-            if (first_column + c < columns) part[pass * columns + first_column + c] = total;
+            if (first_column + c < columns) part[pass * between + first_column + c] = total;
             if (!pass) means[c] = total / rows;
         }
         __syncthreads();
@@ -75,13 +75,24 @@ __device__ __forceinline__ void tile_moments(const Sums& sums, float* space, flo
 //     relu(sum * scale + bias + residual),
 // scale and bias a number a column, residual an image like y (y itself: what is there is added to);
 // each may be null. Moments of the sums alone go to parts, (blocks, 2, columns), if that isn't null.
+//
+// Channels in slices that don't meet (groups): blockIdx.z is the slice, `columns` and `vectors` are a
+// slice's, and of each pixel it has x_own channels of x from x_own * blockIdx.z on.
 extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
     gather_product(const scalar* x, const scalar* weight, result* y, const int4* table,
                    const float* scale, const float* bias, const result* residual, float* parts,
                    int relu, int rows, int columns, int vectors, int height, int width, int channels,
-                   int p_size, int q_size, int step_h, int step_w, int y_height, int y_width,
+                   int x_own, int p_size, int q_size, int step_h, int step_w, int y_height, int y_width,
                    int y_step_h, int y_step_w, int y_first_h, int y_first_w) {
     DYNAMIC_SHARED(unsigned char, memory);
+    const int all_columns = columns * gridDim.z, slice_column = columns * blockIdx.z;
+    x += x_own * blockIdx.z;
+    weight += (long long)slice_column * vectors * VECTOR;
+    y += slice_column;
+    if (scale) scale += slice_column;
+    if (bias) bias += slice_column;
+    if (residual) residual += slice_column;
+    if (parts) parts += slice_column;
     const int first_row = blockIdx.x * TILE_M, first_column = blockIdx.y * TILE_N;
     const int vector = threadIdx.x % 4, line = threadIdx.x / 4;
 
@@ -141,8 +152,9 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
     __syncthreads();  // the stages' memory is free
     float* space = reinterpret_cast<float*>(memory);
     if (parts)
-        tile_moments(sums, space, parts + 2LL * blockIdx.x * columns,
-                     rows - first_row < TILE_M ? rows - first_row : TILE_M, first_column, columns);
+        tile_moments(sums, space, parts + 2LL * blockIdx.x * all_columns,
+                     rows - first_row < TILE_M ? rows - first_row : TILE_M, first_column, columns,
+                     all_columns);
     const bool dense = p_size == y_height && q_size == y_width;  // a row for each pixel, in order
 #pragma unroll
     for (int quarter = 0; quarter < 4; ++quarter) {
@@ -162,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
                 const int w = row % q_size * y_step_w + y_first_w;
                 pixel = ((long long)(row / q_size / p_size) * y_height + h) * y_width + w;
             }
-            const long long place = pixel * columns + column;
+            const long long place = pixel * all_columns + column;
             const float* sum = space + slot * PITCH + c;
             if (columns % WIDE == 0)
                 finish<WIDE>(sum, scale, bias, residual, relu, y, column, place);

@@ -5,17 +5,22 @@
 typedef FROM from;
 
 // out (rows, places, padded) of weights: `w` + row * row_step + column * column_step + its place, zero
-// for places < 0 and columns past the last.
+// for places < 0. Rows come in slices, whose columns begin anew; columns that aren't of a row's group
+// are zeros. Of rows and of columns one is counted within its group in w (its wrap), the other isn't.
 extern "C" __global__ void pack_weight(const from* w, scalar* out, const int* places, int rows,
-                                       int place_count, int columns, int padded,
-                                       int row_step, int column_step) {
+                                       int place_count, int padded, int slice_rows,
+                                       int slice_columns, int group_rows, int group_columns,
+                                       int row_wrap, int column_wrap, int row_step,
+                                       int column_step) {
     const long long total = (long long)rows * place_count * padded;
     for (EACH(i, total)) {
-        const int column = i % padded, place = places[i / padded % place_count];
-        const long long row = i / padded / place_count;
+        const int within = i % padded, place = places[i / padded % place_count];
+        const int row = i / padded / place_count;
+        const int column = row / slice_rows * slice_columns + within;
         real v = 0;
-        if (column < columns && place >= 0)
-            v = (real)Scalar<from>::load(w[row * row_step + (long long)column * column_step + place]);
+        if (within < slice_columns && place >= 0 && column / group_columns == row / group_rows)
+            v = (real)Scalar<from>::load(w[(long long)(row % row_wrap) * row_step +
+                                           (long long)(column % column_wrap) * column_step + place]);
         store(out, i, v);
     }
 }

@@ -6,16 +6,24 @@ typedef RESULT result;
 
 // The shares of each element added up in order and put where the weights' gradient has them, (outs,
 // channels, taps). A share has `step` elements, (outs or more, places, padded); `places` tells each
-// one's tap, -1 for none.
+// one's tap, -1 for none. A slice of `outs` has `count` shares, and groups of `group` outs and
+// `channels` channels: what lies between groups is nobody's.
 extern "C" __global__ void add_parts(const float* parts, result* sum, const int* places,
-                                     long long step, int count, int outs, int place_count,
-                                     int padded, int channels, int taps) {
-    for (EACH(i, (long long)outs * place_count * padded)) {
+                                     long long step, int slices, int count, int outs,
+                                     int place_count, int padded, int group, int channels,
+                                     int taps) {
+    const long long own = (long long)outs * place_count * padded;
+    for (EACH(at, slices * own)) {
+        const int slice = at / own;
+        const long long i = at % own;
         const int c = i % padded, tap = places[i / padded % place_count];
-        if (c >= channels || tap < 0) continue;
+        const int row = i / padded / place_count;
+        if (c / channels != row / group || tap < 0) continue;
+        const float* first = parts + slice * count * step + i;
         double total = 0;
-        for (int z = 0; z < count; ++z) total += parts[z * step + i];
-        sum[(i / padded / place_count * channels + c) * taps + tap] = Scalar<result>::store((float)total);
+        for (int z = 0; z < count; ++z) total += first[z * step];
+        const long long out = (long long)slice * outs + row;
+        sum[(out * channels + c % channels) * taps + tap] = Scalar<result>::store((float)total);
     }
 }
 

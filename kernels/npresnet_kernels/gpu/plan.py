@@ -112,7 +112,7 @@ def choose_algorithm(
     dtype: np.dtype[Any],
     training: bool,
 ) -> str:
-    """Return "implicit", or "im2col" (the contract's convolution) for what that doesn't do.
+    """Return "implicit", or "im2col" (the contract's convolution) for sizes beyond its counting.
 
     There is one fast algorithm, so neither ``asked`` ("auto", "direct" or "winograd") nor
     ``training`` matters.
@@ -121,7 +121,7 @@ def choose_algorithm(
     kernel = weight[2], weight[3]
     size = conv_output_size((height, width), kernel, stride, padding, dilation)
     shapes = (maps, (weight[0], *size))
-    return "implicit" if dilation == (1, 1) and applies(dtype, shapes, groups) else "im2col"
+    return "implicit" if applies(dtype, shapes) else "im2col"
 
 
 def convolution(
@@ -129,11 +129,13 @@ def convolution(
     weight: Shape,
     stride: Pair,
     padding: Pair,
+    dilation: Pair,
+    groups: int,
     algorithm: str,
     dtype: np.dtype[Any],
 ) -> Convolution:
     """Return the convolution of a layer's shape, for maps in a storage type."""
-    return Convolution(maps, weight, stride, padding, dtype)
+    return Convolution(maps, weight, stride, padding, dtype, dilation, groups)
 
 
 def dense(in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:

@@ -86,7 +86,9 @@ class Gather(NamedTuple):
     Attributes
     ----------
     image : tuple of int
-        (H, W, channels), channels in whole vectors.
+        (H, W, channels).
+    own : int
+        Channels that a row gathers of each pixel, in whole vectors: those of a slice.
     deltas : tuple of (int, int)
         Pixels of each tap relative to a row's first pixel.
     size : (int, int)
@@ -96,6 +98,7 @@ class Gather(NamedTuple):
     """
 
     image: tuple[int, int, int]
+    own: int
     deltas: tuple[Pair, ...]
     size: Pair
     step: Pair
@@ -105,12 +108,12 @@ class Gather(NamedTuple):
         return batch * self.size[0] * self.size[1]
 
     def table(self, vector: int) -> Array:
-        """Return (taps * channels / vector, 4) int32: dh, dw, the offset in elements, 0."""
+        """Return (taps * own / vector, 4) int32: dh, dw, the offset in elements, 0."""
         _, width, channels = self.image
-        table = np.zeros((len(self.deltas), channels // vector, 4), np.int32)
+        table = np.zeros((len(self.deltas), self.own // vector, 4), np.int32)
         for row, (dh, dw) in zip(table, self.deltas, strict=True):
             row[:, 0], row[:, 1] = dh, dw
-            row[:, 2] = (dh * width + dw) * channels + np.arange(0, channels, vector)
+            row[:, 2] = (dh * width + dw) * channels + np.arange(0, self.own, vector)
         return table.reshape(-1, 4)
 
     def table_on_device(self, vector: int) -> Array:
@@ -137,6 +140,8 @@ class GatherProduct:
         (H, W, O) of the images that are written.
     step, first : (int, int)
         Row (p, q) goes to pixel (p, q) * step + first of them.
+    slices : int
+        Into which channels are cut: each of x's makes one of y's.
     """
 
     def __init__(
@@ -146,15 +151,21 @@ class GatherProduct:
         target: tuple[int, int, int],
         step: Pair = (1, 1),
         first: Pair = (0, 0),
+        slices: int = 1,
     ) -> None:
-        self.kind, self.gather = kind, gather
+        self.kind, self.gather, self.slices = kind, gather, slices
         self.target, self.step, self.first = target, step, first
         self.table = gather.table_on_device(kind.vector)
 
     def _tile(self, batch: int) -> Tile:
         if self.target[:2] == (1, 1):  # rows are few, and float32 is made of 16 bits here alone
             return TILES[-1]
-        return choose_tile(self.gather.rows(batch), self.target[2])
+        return choose_tile(self.gather.rows(batch), self._columns, self.slices)
+
+    @property
+    def _columns(self) -> int:
+        """Columns of a slice."""
+        return self.target[2] // self.slices
 
     def moment_spaces(self, batch: int) -> tuple[Space, Space]:
         """Return what moments need: a pair for each block's column, and the same joined."""
@@ -179,16 +190,15 @@ class GatherProduct:
 
         ``parts``, of :meth:`moment_spaces`, gets each block's moments of the product.
         """
-        rows, columns = self.gather.rows(len(x)), self.target[2]
+        rows, columns = self.gather.rows(len(x)), self._columns
         tile = self._tile(len(x))
-        height, width, channels = self.gather.image
-        vectors = len(self.gather.deltas) * channels // self.kind.vector
-        sizes = (rows, columns, vectors, height, width, channels, *self.gather.size)
+        vectors = len(self.gather.deltas) * self.gather.own // self.kind.vector
+        sizes = (rows, columns, vectors, *self.gather.image, self.gather.own, *self.gather.size)
         places = (*self.gather.step, *self.target[:2], *self.step, *self.first)
         launch(
             "gather_product.cu",
             "gather_product",
-            tile.grid(rows, columns),
+            (*tile.grid(rows, columns), self.slices),
             (
                 *(x, weight, y, self.table, scale, bias, residual, parts),
                 *_integers(relu, *sizes, *places),
@@ -234,28 +244,32 @@ class WeightProduct:
     gather : Gather
         What x is gathered by.
     outs : int
-        Channels of grad_y, in whole vectors.
+        Channels of grad_y that a slice has, in whole vectors.
+    slices : int
+        As in :class:`GatherProduct`.
     """
 
-    def __init__(self, kind: ElementType, gather: Gather, outs: int) -> None:
-        self.kind, self.gather, self.outs = kind, gather, outs
+    def __init__(self, kind: ElementType, gather: Gather, outs: int, slices: int = 1) -> None:
+        self.kind, self.gather, self.outs, self.slices = kind, gather, outs, slices
         self.table = gather.table_on_device(kind.vector)
-        self.width = len(gather.deltas) * gather.image[2]
+        self.width = len(gather.deltas) * gather.own
 
     def _shares(self, batch: int) -> tuple[Tile, int, int]:
         """The tile, the stages of a share, and how many shares there are."""
         stages = -(-self.gather.rows(batch) // stage_depth(self.kind.dtype.itemsize))
-        tile = choose_tile(self.outs, self.width, stages // 8)
+        tile = choose_tile(self.outs, self.width, stages // 8 * self.slices)
         down, across = tile.grid(self.outs, self.width)
-        share = share_of(down * across, stages)
+        share = share_of(down * across * self.slices, stages)
         return tile, share, -(-stages // share)
 
     def space(self, batch: int) -> Space:
         """Return what the shares of the sum need."""
-        return (self._shares(batch)[2], self.outs, self.width), np.float32
+        return (self.slices * self._shares(batch)[2], self.outs, self.width), np.float32
 
-    def run(self, x: Array, grad_y: Array, parts: Array, places: Array, grad: Array) -> None:
-        """Write the gradient, (O, C, kH, kW), where O and C may be short of whole vectors.
+    def run(
+        self, x: Array, grad_y: Array, parts: Array, places: Array, grad: Array, groups: int = 1
+    ) -> None:
+        """Write the gradient, (O, C / groups, kH, kW), O and C perhaps short of whole vectors.
 
         ``places`` (int32) tells for each piece of the width which tap of the kernel it is.
         """
@@ -263,26 +277,31 @@ class WeightProduct:
         tile, share, count = self._shares(batch)
         down, across = tile.grid(self.outs, self.width)
         vectors = self.width // self.kind.vector
-        sizes = (self.gather.rows(batch), self.outs, vectors, *self.gather.image)
+        outs = self.outs, self.slices * self.outs
+        sizes = (self.gather.rows(batch), *outs, vectors, *self.gather.image, self.gather.own)
         launch(
             "weight_product.cu",
             "weight_product",
-            (across, down, count),
+            (across, down, self.slices * count),
             (
                 *(x, grad_y, parts, self.table),
-                *_integers(*sizes, *self.gather.size, *self.gather.step, share),
+                *_integers(*sizes, *self.gather.size, *self.gather.step, share, count),
             ),
             block=(tile.threads,),
             shared=tile.shared(2),
             defines=self.kind.defines(tile, x),
         )
-        outs, channels, *kernel = grad.shape
+        rows, channels, *kernel = grad.shape
         own = self.width // len(places)
-        sums = _integers(count, outs, len(places), own, channels, kernel[0] * kernel[1])
+        of_slice, group = rows // self.slices, rows // groups
+        sums = (self.slices, count, of_slice, len(places), own, group, channels)
         launch(
             "parts.cu",
             "add_parts",
-            blocks(outs * self.width),
-            (parts, grad, places, self.outs * self.width, *sums),
+            blocks(rows * self.width),
+            (
+                *(parts, grad, places, self.outs * self.width),
+                *_integers(*sums, kernel[0] * kernel[1]),
+            ),
             defines={"SCALAR": "float", "RESULT": scalar_type(grad)},
         )

@@ -9,14 +9,18 @@ enum { RESIDENT = (THREADS == 64 ? 384 : 512) / THREADS };
 #endif
 
 // Shares of the weight's gradient: parts[z] = dy^T x over `share` stages of pixels, (dy's channels,
-// k). Both operands lie with their rows along k here, and are turned round on their way to shared
+// k). Channels may be in slices that don't meet (groups): blockIdx.z counts a slice's `shares` first,
+// then slices, and of each pixel a slice has `outs` channels of dy and x_own of x. Both operands lie with their rows along k here, and are turned round on their way to shared
 // memory: neighbouring lanes hold neighbouring pixels.
 extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64, RESIDENT)
     weight_product(const scalar* x, const scalar* dy, float* parts, const int4* table, int pixels,
-                   int outs, int vectors, int height, int width, int channels, int p_size,
-                   int q_size, int step_h, int step_w, int share) {
+                   int outs, int all_outs, int vectors, int height, int width, int channels,
+                   int x_own, int p_size, int q_size, int step_h, int step_w, int share,
+                   int shares) {
     DYNAMIC_SHARED(unsigned char, memory);
     const int first_row = blockIdx.y * TILE_M, first_vector = blockIdx.x * (TILE_N / VECTOR);
+    x += x_own * (blockIdx.z / shares);
+    dy += outs * (blockIdx.z / shares);
     const int k = threadIdx.x % DEPTH, line = threadIdx.x / DEPTH;
 
     int4 place[B_LOADS];
@@ -31,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64, RESIDENT)
         const int pixel = stage * DEPTH + k;
         const bool there = pixel < pixels;
         const int top = pixel / q_size % p_size * step_h, left = pixel % q_size * step_w;
-        const scalar* grad = dy + (long long)pixel * outs;
+        const scalar* grad = dy + (long long)pixel * all_outs;
         const scalar* from =
             x + (((long long)(pixel / q_size / p_size) * height + top) * width + left) * channels;
 #pragma unroll
@@ -72,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64, RESIDENT)
     };
 
     Sums sums = {};
-    const int start = blockIdx.z * share, most = (pixels + DEPTH - 1) / DEPTH;
+    const int start = blockIdx.z % shares * share, most = (pixels + DEPTH - 1) / DEPTH;
     const int stop = start + share < most ? start + share : most;
     if (start < stop) {
         fetch(start);

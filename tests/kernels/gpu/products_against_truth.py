@@ -33,20 +33,23 @@ class Layer(NamedTuple):
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
     @property
     def weight(self) -> tuple[int, int, int, int]:
-        return (self.outs, self.x[3], *self.kernel)
+        return (self.outs, self.x[3] // self.groups, *self.kernel)
 
     def made(self, precision: str) -> Convolution:
         _, height, width, channels = self.x
         maps = (channels, height, width)
         with use_precision("tf32" if precision == "tf32" else "fp32"):
-            return Convolution(maps, self.weight, self.stride, self.padding, DTYPES[precision])
+            layer = (maps, self.weight, self.stride, self.padding)
+            return Convolution(*layer, DTYPES[precision], self.dilation, self.groups)
 
     @property
     def window(self) -> tuple[Any, ...]:
-        return self.stride, self.padding, (1, 1), 1
+        return self.stride, self.padding, self.dilation, self.groups
 
 
 def to_bits(x: np.ndarray) -> np.ndarray:
@@ -187,7 +190,7 @@ def assert_grad_input(
     total = nhwc(reference.conv2d_grad_input(nchw(np.abs(a)), np.abs(c), shape, *layer.window))
     if accumulate:
         truth, total = truth + values(before), total + np.abs(values(before))
-    terms = layer.outs * int(np.prod(layer.kernel))
+    terms = layer.outs // layer.groups * int(np.prod(layer.kernel))
     assert_within(dx, truth, total, terms, ROUNDING[precision])
 
 

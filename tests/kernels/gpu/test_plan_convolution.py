@@ -24,6 +24,10 @@ LAYERS = {
     "a stem": Layer((1, 10, 14, 3), 8, (7, 7), (2, 2), (3, 3)),
     "an odd stem": Layer((1, 11, 13, 3), 8, (7, 7), (2, 2), (3, 3)),
     "one pixel": Layer((2, 7, 6, 16), 24, (1, 1), (2, 2)),
+    "groups of one channel": Layer((2, 5, 6, 9), 9, (3, 3), (2, 2), (1, 1), groups=9),
+    "groups in slices": Layer((1, 4, 5, 128), 192, (1, 3), padding=(0, 1), groups=4),
+    "a group a slice": Layer((1, 3, 4, 128), 128, (2, 2), (1, 2), groups=2),
+    "dilation": Layer((2, 8, 9, 8), 16, (3, 2), (2, 1), (2, 1), (2, 3)),
     "shares": Layer((2, 23, 19, 4), 5, (1, 3), padding=(0, 1)),
 }
 EPILOGUES = (

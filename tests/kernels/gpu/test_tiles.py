@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from npresnet_kernels.gpu.convolution import parity_taps, window_taps
+from npresnet_kernels.gpu.convolution import parity_taps, slices_of, window_taps
 from npresnet_kernels.gpu.products import Gather
 from npresnet_kernels.gpu.tiles import TILES, WANTED_BLOCKS, Tile, choose_tile, share_of
 
@@ -76,7 +76,23 @@ def test_folded_taps_meet_what_plain_ones_meet():
     assert len(window_taps(kernel, padding, dilation, fold=2)) == 2 * 4
 
 
+@pytest.mark.parametrize(
+    ("channels", "outs", "groups", "slices"),
+    [
+        (64, 64, 1, 1),
+        (128, 128, 32, 2),  # ResNeXt-50 32x4d: 16 groups of 4 channels fill a tile
+        (1024, 1024, 32, 16),
+        (512, 512, 512, 8),
+        (512, 1024, 4, 4),
+        (30, 60, 10, 1),  # a group isn't whole vectors
+        (128, 64, 2, 1),
+    ],
+)
+def test_groups_are_multiplied_several_together(channels, outs, groups, slices):
+    assert slices_of(channels, outs, groups, 8) == slices
+
+
 def test_table():
-    gather = Gather((5, 10, 8), ((-1, 2), (0, 3)), (1, 1), (1, 1))
+    gather = Gather((5, 10, 8), 8, ((-1, 2), (0, 3)), (1, 1), (1, 1))
     expected = [(-1, 2, -64, 0), (-1, 2, -60, 0), (0, 3, 24, 0), (0, 3, 28, 0)]
     np.testing.assert_array_equal(gather.table(4), expected)
