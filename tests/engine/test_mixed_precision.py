@@ -13,6 +13,7 @@ from npresnet import nn
 from npresnet.engine import TrainingPlan
 from npresnet.models import BasicBlock
 from npresnet.optim import GradScaler
+from tests.engine.rounded import Step
 from tests.parity import relative_error, to_numpy
 from tests.tiny import Tiny
 
@@ -34,6 +35,8 @@ class Residual(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, 1)
         shortcut = nn.Sequential(nn.Conv2d(8, 12, 1, 2, bias=False), nn.BatchNorm2d(12))
         self.block = BasicBlock(8, 12, 2, shortcut)
+        for conv in (self.block.conv1, self.block.conv2):  # a whole network draws them
+            nn.init.kaiming_normal_(conv.weight)
         self.mean = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(12, 4)
 
@@ -114,6 +117,40 @@ def test_training_follows_the_truth(device, precision):
     assert step.recorded
     for kept in optimizer.state.values():
         assert kept["momentum_buffer"].dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_each_gradient_is_that_of_the_same_roundings(device, precision):
+    """Half a rounding, that is, a quarter of the distance of neighbouring numbers, for each tensor.
+
+    In float64 with the plan's roundings, ReLUs and maxima choose as in the plan; what differs is
+    sums in float32, which push one number in a thousand over to its neighbour. float64 without
+    roundings is at least twice as far away.
+    """
+    x, y = draw()
+    model, scale = build(), 2.0**8 if precision == "fp16" else 1.0
+    before = {key: to_numpy(p.data).astype(np.float64) for key, p in model.named_parameters()}
+    optimizer = nr.optim.SGD(model.parameters(), lr=1.0)
+    scaler = GradScaler(scale, enabled=precision == "fp16")
+    step = nr.compile_step(
+        model, F.cross_entropy, optimizer, SHAPE, precision=precision, scaler=scaler
+    )
+    loss = step(there(x), y)
+    graph = step.graph
+    values = {v: before[v.name] for v in graph.outside() if v.name in before}
+    values[graph.inputs[0]] = x.astype(np.float64)
+    known, exact = (Step(graph, values, y, word, scale) for word in (precision, "fp32"))
+    assert loss == pytest.approx(known.loss, rel=max(EPS[precision] / 2, 1e-6))
+    for value in graph.outside():
+        if value.name in before:
+            old = before[value.name]
+            grad = old - to_numpy(value.source.data)
+            error = np.linalg.norm(grad - known.grads[value])
+            size = np.linalg.norm(known.grads[value])
+            stored = EPS["fp32"] * np.linalg.norm(old)  # what the change was rounded to
+            assert error <= max(EPS[precision] / 2, 16 * EPS["fp32"]) * size + stored, value.name
+            if precision != "fp32":
+                assert np.linalg.norm(grad - exact.grads[value]) > 2 * error, value.name
 
 
 def test_layers_without_kernels_of_their_own(device):

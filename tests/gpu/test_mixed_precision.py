@@ -12,6 +12,7 @@ from tests.engine.test_mixed_precision import (
     EPS,
     test_a_run_goes_on_where_it_stopped,
     test_a_step_that_overflows_is_left_out,
+    test_each_gradient_is_that_of_the_same_roundings,
     test_inference_follows_the_truth,
     test_scaling_saves_small_gradients,
     test_training_follows_the_truth,
@@ -23,6 +24,7 @@ from tests.parity import relative_error
 __all__ = [
     "test_a_run_goes_on_where_it_stopped",
     "test_a_step_that_overflows_is_left_out",
+    "test_each_gradient_is_that_of_the_same_roundings",
     "test_inference_follows_the_truth",
     "test_scaling_saves_small_gradients",
     "test_training_follows_the_truth",
