@@ -223,7 +223,13 @@ class _GpuBackend(Backend):
             raise BackendError(str(error)) from error
         except Exception as error:
             if type(error).__module__.startswith(("cupy", "cupy_backends")):
-                raise BackendError(f"{self.name}: {type(error).__name__}: {error}") from error
+                text = f"{self.name}: {type(error).__name__}: {error}"
+                if type(error).__module__.startswith("cupy_backends.cuda"):
+                    text += (
+                        " (kernels run behind the program: with CUDA_LAUNCH_BLOCKING=1 in the "
+                        "environment the error names the one that failed, and its shapes)"
+                    )
+                raise BackendError(text) from error
             raise
 
     def make_current(self) -> None:

@@ -393,6 +393,18 @@ def test_an_error_in_a_kernel_names_it(machine, monkeypatch):
         nr.relu(nr.ones(2, 3).to("gpu"))
 
 
+def test_an_error_that_shows_later_says_how_to_find_the_kernel(machine, monkeypatch):
+    def fail(*_):
+        raise fake_cupy.CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access")
+
+    x = nr.ones(2, 3).to("gpu")
+    monkeypatch.setattr(fake_cupy.ndarray, "get", fail)
+    with pytest.raises(
+        BackendError, match=r"gpu:0: CUDARuntimeError: cudaErrorIllegal.*CUDA_LAUNCH_BLOCKING=1"
+    ):
+        x.numpy()
+
+
 def change(monkeypatch, **parts):
     """Let the machine be another one."""
     for name, value in parts.items():

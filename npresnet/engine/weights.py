@@ -79,8 +79,8 @@ class Prepared:
     marks: list[Mark]
 
     def holds(self) -> bool:
-        """Return whether no tensor has changed since."""
-        return all([mark.holds() for mark in self.marks])
+        """Return whether no tensor has changed since; without marks it never does."""
+        return bool(self.marks) and all([mark.holds() for mark in self.marks])
 
 
 def prepare(
@@ -132,6 +132,7 @@ def prepare(
         return result
 
     if over is not None:
+        over.marks.clear()  # where this breaks off, some arrays are new and some old
         for step, pack in zip(steps, over.packs, strict=True):
             step.prepare(lookup, pack)
         for value, array in over.values.items():

@@ -401,6 +401,7 @@ def test_out_of_device_memory(device):
     )
     x, y = draw(0)
     images = there(x)
+    changed = {k: to_numpy(v) * 1.5 for k, v in model.state_dict().items()}
     message = r"out of device memory: asked for [\d,]+ bytes.*, [\d,]+ of [\d,]+ bytes are free"
     try:
         fake_cupy.set_limit(2000)
@@ -411,6 +412,14 @@ def test_out_of_device_memory(device):
         ):
             with pytest.raises(DeviceMemoryError, match=message):
                 call()
+    finally:
+        fake_cupy.set_limit()
+    plan(images)
+    try:  # in the middle of laying out weights: they are laid out again
+        model.load_state_dict(changed)
+        fake_cupy.set_limit(300)
+        with pytest.raises(DeviceMemoryError, match=message):
+            plan.refresh()
     finally:
         fake_cupy.set_limit()
     for _ in range(3):

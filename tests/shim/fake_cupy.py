@@ -456,7 +456,10 @@ def get_default_pinned_memory_pool():
 
 
 class CUDARuntimeError(RuntimeError):
-    """As of cupy_backends.cuda.api.runtime."""
+    """An error that CUDA reports."""
+
+
+CUDARuntimeError.__module__ = "cupy_backends.cuda.api.runtime"
 
 
 def _refuse_capture(what: str) -> None:
