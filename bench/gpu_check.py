@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,21 +64,22 @@ def work(name: str, seconds: float, *options: str) -> Section:
 SECTIONS = (
     work("device", 10),
     work("compile", 40),
+    work("contact", 15),
     Section(
         "tests",
         (
             *("-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "--tb=short"),
             *("-p", "gpu_pytest", "--results={results}", str(ROOT / "tests" / "gpu")),
         ),
-        100,
+        95,
     ),
     work("peaks", 15),
-    work("prepare", 20),
+    work("prepare", 15),
     work("npresnet inference", 50),
     work("torch inference", 40),
     work("npresnet training", 45),
     work("torch training", 35),
-    work("layers", 30),
+    work("layers", 25),
     work("torch.compile inference", 60),
     work("torch.compile training", 50),
     Section(
@@ -165,11 +166,16 @@ def read_records(path: Path) -> list[Record]:
 
 
 def run_all(
-    sections: Sequence[Section], out: Path, limit: float, say: Any = print
+    sections: Sequence[Section],
+    out: Path,
+    limit: float,
+    say: Any = print,
+    keep: Callable[[list[Outcome]], object] = len,
 ) -> list[Outcome]:
     """Run sections in turn within ``limit`` seconds in all.
 
-    A section may take its share and what those before it left over.
+    A section may take its share and what those before it left over. Behind each, ``keep`` gets all
+    that there are.
     """
     began, spent_share = time.monotonic(), 0.0
     outcomes = []
@@ -184,6 +190,7 @@ def run_all(
             outcome = run_section(section, out, allowance)
         say(f"{section.name}: {outcome.status}, {outcome.seconds:.0f} s", flush=True)
         outcomes.append(outcome)
+        keep(outcomes)
     return outcomes
 
 
@@ -206,15 +213,18 @@ def main(argv: Sequence[str] | None = None, sections: Sequence[Section] = SECTIO
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     chosen = [s for s in sections if not arguments.only or s.name in arguments.only]
-    outcomes = run_all(chosen, out, arguments.limit)
-    content = {
-        "machine": machine.describe(),
-        "sections": [vars(outcome) for outcome in outcomes],
-    }
-    text = gpu_report.text(outcomes)
-    (out / "gpu_check.txt").write_text(text + "\n")
-    print(text)
-    report.save(out, "gpu_check", content, lambda figure: gpu_report.draw(figure, outcomes))
+    here = machine.describe()
+
+    def keep(outcomes: list[Outcome], draw: Any = None) -> str:
+        """Write what is known: a check that is killed loses nothing."""
+        text = gpu_report.text(outcomes)
+        (out / "gpu_check.txt").write_text(text + "\n")
+        content = {"machine": here, "sections": [vars(outcome) for outcome in outcomes]}
+        report.save(out, "gpu_check", content, draw)
+        return text
+
+    outcomes = run_all(chosen, out, arguments.limit, keep=keep)
+    print(keep(outcomes, lambda figure: gpu_report.draw(figure, outcomes)))
     return 0 if all(outcome.status == "done" for outcome in outcomes) else 1
 
 

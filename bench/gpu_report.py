@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import report
@@ -17,7 +18,7 @@ def text(outcomes: Sequence[Any]) -> str:
     """Return all tables."""
     parts = [_sections(outcomes)]
     found = {outcome.name: outcome.records for outcome in outcomes}
-    for name in ("device", "peaks"):
+    for name in ("device", "contact", "peaks"):
         if found.get(name):
             parts.append(_plain(name, found[name]))
     if found.get("compile"):
@@ -30,6 +31,9 @@ def text(outcomes: Sequence[Any]) -> str:
             parts.append(_compared(what, rows))
     if found.get("layers"):
         parts.append(_layers(found["layers"], found.get("peaks", [])))
+    measured = [record for records in found.values() for record in records]
+    if any(record.get("what") in ("inference", "training") for record in measured):
+        parts.append(_goals(measured))
     return "\n".join(parts)
 
 
@@ -122,6 +126,66 @@ def _compared(what: str, rows: Sequence[Record]) -> str:
                 reasons.append((f"{peer} {case[0]} batch {case[1]}", str(record["error"])))
     title = f"{what}, resnet34 at 224x224"
     return "\n".join([report.table(title, headers, lines), *_grouped(reasons)])
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A line of what npresnet is to reach: so many times a peer's speed, or of its memory.
+
+    Attributes
+    ----------
+    what, precision, batch : str, str, int
+        The case.
+    least, aim : (str, float)
+        A peer, and how many times as fast; of memory at most so much of the peer's.
+    quantity : str
+        Field of the records, ``"ms"`` or ``"memory"``.
+    """
+
+    what: str
+    precision: str
+    batch: int
+    least: tuple[str, float]
+    aim: tuple[str, float]
+    quantity: str = "ms"
+
+    def row(self, records: Sequence[Record]) -> list[str]:
+        """Return the line: what was measured beside what is asked for, and wished for."""
+        case = {"what": self.what, "precision": self.precision, "batch": self.batch}
+        found = {
+            record["peer"]: record.get(self.quantity)
+            for record in records
+            if all(record.get(key) == value for key, value in case.items())
+        }
+        cells = [f"{self.what} {self.precision} batch {self.batch}, {_QUANTITIES[self.quantity]}"]
+        for peer, wanted in (self.least, self.aim):
+            ours, theirs = found.get("npresnet"), found.get(peer)
+            if not ours or not theirs:
+                cells += ["-", f"{wanted:g}x {peer}", "not measured"]
+                continue
+            faster = self.quantity == "ms"
+            ratio = theirs / ours if faster else ours / theirs
+            reached = ratio >= wanted if faster else ratio <= wanted
+            cells += [f"{ratio:.2f}x", f"{wanted:g}x {peer}", "yes" if reached else "no"]
+        return cells
+
+
+_QUANTITIES = {"ms": "speed", "memory": "device memory"}
+
+GOALS = (
+    Goal("inference", "fp16", 256, ("torch", 1.0), ("torch.compile", 1.2)),
+    Goal("inference", "bf16", 256, ("torch", 1.0), ("torch.compile", 1.2)),
+    Goal("inference", "fp16", 1, ("torch", 2.0), ("torch.compile", 1.2)),
+    Goal("inference", "fp32", 256, ("torch", 1.0), ("torch", 1.5)),
+    Goal("training", "bf16", 256, ("torch", 0.8), ("torch.compile", 1.1)),
+    Goal("training", "bf16", 256, ("torch", 1.0), ("torch", 0.8), "memory"),
+)
+
+
+def _goals(records: Sequence[Record]) -> str:
+    headers = ("", "measured", "at least", "reached", "measured", "aim", "reached")
+    title = "how fast (of memory: at most)"
+    return report.table(title, headers, [goal.row(records) for goal in GOALS])
 
 
 def _times(theirs: float | None, ours: float | None) -> str:

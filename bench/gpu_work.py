@@ -7,16 +7,20 @@ time is up.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gpu_contact
 import networks
 import numpy as np
 
@@ -30,6 +34,8 @@ TRAINING += [(b, p) for p in PRECISIONS for b in (64, 256) if (b, p) not in TRAI
 LAYER_BATCH = 32
 CHECKED = 4
 """Images whose logits are compared with float64."""
+COMPILERS = 8
+"""Sources that are compiled at once."""
 COMPILING = 15.0
 """Seconds without which torch.compile isn't begun."""
 
@@ -40,6 +46,7 @@ class Notes:
     def __init__(self, path: Path, out: Path, seconds: float, size: int = 224) -> None:
         self.out, self.size = out, size
         self._path = path
+        self._lock = threading.Lock()
         self._end = time.monotonic() + seconds
 
     def left(self) -> float:
@@ -48,7 +55,7 @@ class Notes:
 
     def write(self, **record: Any) -> None:
         """Add a line."""
-        with self._path.open("a") as file:
+        with self._lock, self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def attempt(self, call: Callable[[], dict[str, Any]], needs: float = 1.0, **known: Any) -> None:
@@ -171,19 +178,31 @@ def compile_all(notes: Notes) -> None:
     from tests.kernels.gpu.test_nvcc import VARIANTS
 
     xp = _cupy()
-    for variant, (sources, macros, _) in VARIANTS.items():
-        options = ("-std=c++14", *(f"-D{name}={value}" for name, value in macros.items()))
-        for source in sources:
 
-            def build(source: str = source, options: tuple[str, ...] = options) -> dict[str, Any]:
-                began = time.monotonic()
-                code = read_source(source)
-                module = xp.RawModule(code=code, options=options)
-                kernels = [module.get_function(name) for name in kernel_names(code)]
-                registers = {k.name: k.num_regs for k in kernels}
-                return {"seconds": time.monotonic() - began, "registers": registers}
+    def build(source: str, options: tuple[str, ...]) -> dict[str, Any]:
+        began = time.monotonic()
+        code = read_source(source)
+        module = xp.RawModule(code=code, options=options)
+        kernels = [module.get_function(name) for name in kernel_names(code)]
+        registers = {k.name: k.num_regs for k in kernels}
+        return {"seconds": time.monotonic() - began, "registers": registers}
 
-            notes.attempt(build, what="compile", source=source, variant=variant)
+    with ThreadPoolExecutor(COMPILERS) as threads:  # NVRTC lets go of Python's lock
+        for name, variant in VARIANTS.items():
+            options = ("-std=c++14", *(f"-D{key}={value}" for key, value in variant.macros.items()))
+            for source in variant.sources:
+                known = {"what": "compile", "source": source, "variant": name}
+                threads.submit(notes.attempt, functools.partial(build, source, options), **known)
+
+
+def contact(notes: Notes) -> None:
+    """Look at what is taken for granted of CuPy and of a device."""
+    for name, check in gpu_contact.CHECKS.items():
+
+        def look(check: Callable[[], dict[str, Any]] = check) -> dict[str, Any]:
+            return {**check(), "passed": True}
+
+        notes.attempt(look, what="contact", check=name)
 
 
 def peaks(notes: Notes) -> None:
@@ -246,8 +265,10 @@ def _ours(notes: Notes) -> Any:
 
     with nr.use_backend("gpu"):
         model = getattr(nr, MODEL)(num_classes=CLASSES)
-    with np.load(notes.out / "weights.npz") as file:
-        model.load_state_dict(dict(file))
+    weights = notes.out / "weights.npz"
+    if weights.exists():  # else PyTorch didn't get as far as that: times are the same
+        with np.load(weights) as file:
+            model.load_state_dict(dict(file))
     return model
 
 
@@ -442,6 +463,7 @@ def _torch_training(notes: Notes, peer: str, compiled: bool) -> None:
 WORK: dict[str, Callable[[Notes], None]] = {
     "device": device,
     "compile": compile_all,
+    "contact": contact,
     "peaks": peaks,
     "prepare": prepare,
     "npresnet inference": our_inference,

@@ -18,6 +18,7 @@ BENCH = Path(__file__).parent.parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 
 import gpu_check  # noqa: E402
+import gpu_contact  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_work  # noqa: E402
 import networks  # noqa: E402
@@ -60,6 +61,20 @@ def test_no_section_loses_another(tmp_path, capsys):
     assert line.split() == known.split()
     assert "fp16 forward 3x3  1.00     25.0        25%" in text
     assert "fp16 forward 1x1: no memory" in text
+
+
+def test_what_is_asked_for_stands_beside_what_was_measured():
+    case = {"what": "training", "precision": "bf16", "batch": 256}
+    times = {"npresnet": (10.0, 9e9), "torch": (9.0, 10e9)}
+    records = [{**case, "peer": p, "ms": ms, "memory": size} for p, (ms, size) in times.items()]
+    text = gpu_report.text([gpu_check.Outcome("npresnet training", "done", 1.0, records)])
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert (
+        "training bf16 batch 256, speed 0.90x 0.8x torch yes - 1.1x torch.compile not measured"
+        in lines
+    )
+    assert "training bf16 batch 256, device memory 0.90x 1x torch yes 0.90x 0.8x torch no" in lines
+    assert "inference fp16 batch 1, speed - 2x torch not measured" in " ".join(lines)
 
 
 def test_errors_are_told_once():
@@ -163,12 +178,13 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
         assert gpu_work.error_of(np.load(tmp_path / "truth.npy") * 1.5, notes) == pytest.approx(0.5)
         (tmp_path / "truth.npy").unlink()  # it is another network's
         monkeypatch.setattr(gpu_work, "_ours", tiny)
-        for name in ("device", "npresnet inference", "npresnet training", "layers"):
+        for name in ("device", "contact", "npresnet inference", "npresnet training", "layers"):
             gpu_work.WORK[name](notes)
     records = gpu_check.read_records(tmp_path / "r")
     wrong = {r["error"] for r in records if r.get("what") != "nvidia-smi" and r.get("error")}
     assert wrong == set()
     assert {r["how"] for r in records if r["what"] in ("inference", "training")} == {"plan"}
+    assert [r["check"] for r in records if r.get("passed")] == list(gpu_contact.CHECKS)
     steps = [r for r in records if r["what"] == "training"]
     assert all(r["first_loss"] > 0 and r["last_loss"] > 0 for r in steps)
     assert [r["scale"] > 1 for r in steps] == [False, True, False]
