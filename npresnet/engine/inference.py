@@ -108,7 +108,10 @@ class InferencePlan:
             self._direct: InferencePlan | None = None
             self._storage = storage = Storage(stored, self.backend, kernels, graph.nodes)
             self._fixed, flowing = _by_parameters(graph)
-            self._steps = [inference_step(n, self.backend, kernels, storage) for n in flowing]
+            values = {*graph.inputs, *(node.output for node in flowing)}
+            self._steps = [
+                inference_step(n, self.backend, kernels, storage, values) for n in flowing
+            ]
             self._kept = _kept(graph, self._steps)
             self._layout, self._arena_bytes = self._plan_memory()
             self._arenas = ArenaPool(self._new_arena)

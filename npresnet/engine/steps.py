@@ -6,7 +6,7 @@ forward, as eager calls it, with the result kept until the last step that reads 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -340,9 +340,26 @@ def features(x: Array) -> Array:
 
 
 def inference_step(
-    node: Node, backend: Backend, kernels: PlanKernels | None, storage: Storage
+    node: Node,
+    backend: Backend,
+    kernels: PlanKernels | None,
+    storage: Storage,
+    flowing: Collection[Value],
 ) -> Step:
-    """Return the step that runs a node; ``kernels`` is None if everything is to run as eager."""
+    """Return the step that runs a node.
+
+    Parameters
+    ----------
+    node : Node
+    backend : Backend
+    kernels : PlanKernels or None
+        None if everything is to run as eager.
+    storage : Storage
+    flowing : collection of Value
+        What differs from call to call; a weight among them can't be laid out beforehand.
+    """
+    if node.operation in (ConvEpilogue, Linear) and node.inputs[1] in flowing:
+        kernels = None
     fast = kernels is not None and node.output.dtype == np.float32
     rule = node.attributes
     lone = lone_operation(node, kernels, storage)

@@ -113,6 +113,18 @@ def test_inference_is_recorded_and_replayed(device):
     assert plan(there(x[:0])).shape == (0, 5)
 
 
+def test_moved_statistics_are_seen(device):
+    """By a step that changes no parameter, since its loss isn't finite."""
+    model = build().to("gpu")
+    plan = nr.compile(model, SHAPE)
+    step = nr.compile_step(model.train(), F.cross_entropy, sgd(model), SHAPE)
+    x, y = draw(0)
+    assert np.isfinite(to_numpy(plan(there(x)))).all()
+    assert np.isnan(step(there(x * np.nan), y))
+    assert np.isnan(to_numpy(model.norm.running_mean)).all()
+    assert np.isnan(to_numpy(plan(there(x)))).all()
+
+
 def test_changed_weights_are_seen(device):
     model = build().to("gpu").eval()
     plan = nr.compile(model, SHAPE)

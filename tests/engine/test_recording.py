@@ -71,6 +71,11 @@ def test_no_recorder():
 # ---------------------------------------------------------------------- losses
 
 
+def hooked(loss):
+    loss.register_forward_hook(lambda module, inputs, output: output * 2)
+    return loss
+
+
 @pytest.mark.parametrize(
     ("loss", "rule"),
     [
@@ -81,6 +86,9 @@ def test_no_recorder():
         (functools.partial(F.cross_entropy, label_smoothing=2.0), None),  # itself an error
         (nn.CrossEntropyLoss(reduction="sum"), None),
         (nn.CrossEntropyLoss(weight=np.ones(4, np.float32)), None),
+        (nn.CrossEntropyLoss(reduce=False), None),
+        (nn.CrossEntropyLoss(size_average=False), None),
+        (hooked(nn.CrossEntropyLoss()), None),
         (F.nll_loss, None),
         (lambda output, target: F.cross_entropy(output, target), None),
     ],

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npresnet as nr
+from npresnet import nn
 from npresnet.errors import DtypeError, GraphError, RangeError, TrainingError, WeightsError
 from npresnet.optim import GradScaler
 
@@ -241,3 +242,13 @@ def test_no_factor_is_small_enough():
     with pytest.raises(TrainingError, match="gradients overflow although the loss is scaled by"):
         scaler.advance(True)
     assert scaler.get_scale() == 2.0**-126
+
+
+def test_a_gradient_that_two_parameters_share_is_divided_once():
+    shared = np.array([8.0, 16.0], np.float32)
+    params = [nn.Parameter(np.zeros(2, np.float32)) for _ in range(2)]
+    for param in params:
+        param.grad = shared
+    nr.optim.GradScaler(8.0).unscale_(nr.optim.SGD(params, lr=1.0))
+    assert [param.grad.tolist() for param in params] == [[1.0, 2.0]] * 2
+    assert shared.tolist() == [8.0, 16.0]

@@ -142,9 +142,11 @@ def test_norm_has_the_same_bits_on_any_threads():
     try:
         pool.set_num_threads(1)
         alone = results()
+        pool.set_num_threads(3)
+        together = results()
     finally:
         pool.set_num_threads(before)
-    for one, other in zip(alone, results(), strict=True):
+    for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
