@@ -1,71 +1,66 @@
 """From a function of 64-bit integers to an object file, and from that to an address.
 
-Numba types the function and makes LLVM IR of it; around that goes a C function of the kernel's
-name. Its object file needs nothing but the C library, so LLVM's linker alone loads it in later
-processes, without Numba.
+A kernel's object file needs nothing but the C library, so LLVM's linker alone loads it in later
+processes.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from inspect import signature
-from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import binding
 
-from npresnet_kernels.cpu.deferred import for_numba
+from npresnet_kernels.cpu.translate import translated
 
-__all__ = ["compiled", "library_of", "loaded"]
+__all__ = ["assembly", "compiled", "loaded"]
 
 
-def library_of(function: Callable[..., None], symbol: str) -> Any:
-    """Return Numba's library, optimised, with a C function ``symbol`` for a Python function.
+@functools.cache
+def _machine() -> binding.TargetMachine:
+    """Return LLVM's view of this processor."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=binding.get_host_cpu_name(),
+        features=binding.get_host_cpu_features().flatten(),
+        opt=3,
+        # what LLVM's linker takes on x86
+        reloc="static" if target.name.startswith("x86") else "default",
+        jit=True,
+    )
+
+
+def _optimised(function: Callable[..., None], symbol: str) -> binding.ModuleRef:
+    """Return the LLVM module of a function."""
+    machine = _machine()
+    made = translated(function, symbol)
+    made.triple, made.data_layout = machine.triple, str(machine.target_data)
+    module = binding.parse_assembly(str(made))
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(3))
+    passes.getModulePassManager().run(module, passes)
+    return module
+
+
+def compiled(function: Callable[..., None], symbol: str) -> bytes:
+    """Return the object file of a C function ``symbol`` that does what a Python function does.
 
     Parameters
     ----------
     function : callable
-        Compilable by Numba; all arguments are int64, nothing is returned.
+        All arguments are int, nothing is returned; see :mod:`.translate`.
     symbol : str
-        A name in C.
+        A name in C, the only one that can be seen from outside.
     """
-    from numba import njit, types
-    from numba.core.compiler_lock import global_compiler_lock
-
-    kinds = (types.int64,) * len(signature(function).parameters)
-    decorate: Any = njit
-    compiler = decorate(
-        types.void(*kinds),
-        error_model="numpy",  # a kernel has nobody to raise to
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-    )
-    with global_compiler_lock:
-        result = compiler(for_numba(function)).overloads[kinds]
-        context = result.target_context
-        library = context.codegen().create_library(symbol)
-        module = library.create_ir_module(symbol)
-        integer = ir.IntType(64)
-        made = ir.Function(module, ir.FunctionType(ir.VoidType(), [integer] * len(kinds)), symbol)
-        builder = ir.IRBuilder(made.append_basic_block("entry"))
-        inner = context.declare_function(module, result.fndesc)
-        context.call_conv.call_function(builder, inner, types.none, kinds, made.args)
-        builder.ret_void()
-        library.add_ir_module(module)
-        library.add_linking_library(result.library)
-        library.finalize()
-    return library
-
-
-def compiled(function: Callable[..., None], symbol: str) -> bytes:
-    """Return the object file of :func:`library_of`; nothing else in it can be seen from outside."""
-    library = library_of(function, symbol)
-    module = library._final_module
-    for inside in (*module.functions, *module.global_variables):
-        if inside.name != symbol and not inside.is_declaration:
-            inside.linkage = "internal"
-    code: bytes = library.codegen._tm.emit_object(module)
+    code: bytes = _machine().emit_object(_optimised(function, symbol))
     return code
+
+
+def assembly(function: Callable[..., None], symbol: str) -> str:
+    """Return what :func:`compiled` makes of a function, to be read."""
+    text: str = _machine().emit_assembly(_optimised(function, symbol))
+    return text
 
 
 @functools.cache

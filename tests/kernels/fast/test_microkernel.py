@@ -12,7 +12,7 @@ from npresnet_kernels.cpu.fast.direct_images import pixels_1, pixels_2
 from npresnet_kernels.cpu.fast.matrices import winograd_matrices
 from npresnet_kernels.cpu.fast.microkernel import gemm_blocked, gemm_strided
 from npresnet_kernels.cpu.fast.vector import LANES, TILE_COLUMNS, TILE_ROWS
-from npresnet_kernels.cpu.machine_code import library_of
+from npresnet_kernels.cpu.machine_code import assembly
 
 FUNCTION = {"blocked": gemm_blocked, "strided": gemm_strided}
 
@@ -61,10 +61,10 @@ def test_products(layout, depth):
 @pytest.mark.skipif(LANES != 16, reason="reads AVX-512 assembly")
 @pytest.mark.parametrize("kernel", [gemm_blocked, gemm_strided, pixels_1, pixels_2])
 def test_no_spills(kernel):
-    assembly = library_of(kernel.function, kernel.symbol).get_asm_str()
-    stack = [line for line in assembly.splitlines() if "zmm" in line and "(%rsp" in line]
+    text = assembly(kernel.function, kernel.symbol)
+    stack = [line for line in text.splitlines() if "zmm" in line and "(%rsp" in line]
     assert not stack
-    assert assembly.count("vfmadd") > 28
+    assert text.count("vfmadd") > 28
 
 
 @pytest.mark.parametrize(("outputs", "taps"), [(4, 3), (2, 3), (3, 4), (3, 2)])

@@ -1,10 +1,10 @@
 """Kernels behind C addresses, and the one parallel region that calls them.
 
 A kernel here is a plain function of 64-bit integers with a C address, compiled when first asked
-for, kept on disk and called through its address: Numba would compile a callee again into each
-caller. `run` hands a table of arguments to OpenMP's threads (or, where there is no OpenMP or a
-fork has left its threads behind, to the pool of `threads`). Inside, threads draw item numbers from
-a shared counter until none is left: which thread does an item never changes the item's arithmetic.
+for, kept on disk and called through its address, so that all callers share one copy. `run` hands a
+table of arguments to OpenMP's threads (or, where there is no OpenMP or a fork has left its threads
+behind, to the pool of `threads`). Inside, threads draw item numbers from a shared counter until
+none is left: which thread does an item never changes the item's arithmetic.
 """
 
 import ctypes
@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from .. import threads as pool
 from ..cache import code_of
-from ..deferred import helper as helper
 from ..machine_code import compiled, loaded
+from ..translate import helper as helper
 from .vector import fetch_add, indirect_call, load_int
 
 Integers = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class Kernel:
     Parameters
     ----------
     function : callable
-        Compilable by Numba; all arguments are int64, nothing is returned.
+        All arguments are int, nothing is returned; see `translate` for what it can use.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -104,7 +104,7 @@ def _on_one() -> Callable[[int], None]:
 def _on_all() -> Any:
     """Return OpenMP's call of a function (address, its argument, threads, flags), or None.
 
-    Called directly, not by Numba's `prange`, which takes a second to compile and Numba to run.
+    Called directly: Numba's `prange` takes a second to compile, and Numba to run.
     """
     for name in OPENMP:
         try:

@@ -1,9 +1,9 @@
-"""Explicit vectors inside Numba: the host's registers, an emitter of LLVM IR, addresses.
+"""Explicit vectors inside kernels: the host's registers, an emitter of LLVM IR, addresses.
 
-Numba's own types stop at scalars, and LLVM's vectoriser neither keeps a tile of accumulators in
-registers nor uses 512-bit registers by itself. So the inner kernels are written as LLVM IR here:
-an `Emitter` writes it, `ir_kernel` wraps it in a function that other compiled code calls with
-plain 64-bit integers (addresses and sizes). A vector is `<lanes x float>`; LLVM splits or widens
+The kernels' language (`translate`) stops at scalars, and LLVM's vectoriser neither keeps a tile of
+accumulators in registers nor uses 512-bit registers by itself. So inner loops are written as LLVM
+IR here: an `Emitter` writes it, `ir_kernel` wraps it in a function that kernels call with plain
+64-bit integers (addresses and sizes). A vector is `<lanes x float>`; LLVM splits or widens
 it for whatever the host has, so every width is correct everywhere and one is fast.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from ..deferred import Intrinsic
+from ..translate import Intrinsic
 
 I1 = ir.IntType(1)
 I32 = ir.IntType(32)
@@ -305,7 +305,7 @@ def ir_kernel(name: str, arguments: str, body: Callable[..., None], inline: bool
         builder.ret_void()
         return function
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+    def generate(builder: ir.IRBuilder, *values: ir.Value) -> None:
         converted = [
             builder.inttoptr(value, POINTER) if letter == "p" else value
             for letter, value in zip(arguments, values, strict=True)
@@ -315,68 +315,65 @@ def ir_kernel(name: str, arguments: str, body: Callable[..., None], inline: bool
         else:
             function = builder.module.globals.get(symbol) or define(builder.module)
             builder.call(function, converted)
-        return context.get_dummy_value()
 
-    return Intrinsic(name, ["int64"] * len(arguments), "void", generate)
+    return Intrinsic(name, [I64] * len(arguments), generate)
 
 
-def scalar_load(name: str, kind: ir.Type, result: str) -> Any:
+def scalar_load(name: str, kind: ir.Type) -> Any:
     """Make `load(address, index)`: element `index` of an array of `kind` at `address`."""
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], POINTER)
-        return builder.load(builder.gep(pointer, [values[1]], source_etype=kind), typ=kind)
+    def generate(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+        pointer = builder.inttoptr(address, POINTER)
+        return builder.load(builder.gep(pointer, [index], source_etype=kind), typ=kind)
 
-    return Intrinsic(name, ["int64", "int64"], result, generate)
+    return Intrinsic(name, [I64, I64], generate)
 
 
-def scalar_store(name: str, kind: ir.Type, value: str) -> Any:
+def scalar_store(name: str, kind: ir.Type) -> Any:
     """Make `store(address, index, value)`, the other direction of `scalar_load`."""
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], POINTER)
-        builder.store(values[2], builder.gep(pointer, [values[1]], source_etype=kind))
-        return context.get_dummy_value()
+    def generate(
+        builder: ir.IRBuilder, address: ir.Value, index: ir.Value, value: ir.Value
+    ) -> None:
+        pointer = builder.inttoptr(address, POINTER)
+        builder.store(value, builder.gep(pointer, [index], source_etype=kind))
 
-    return Intrinsic(name, ["int64", "int64", value], "void", generate)
+    return Intrinsic(name, [I64, I64, kind], generate)
 
 
-load_int: Callable[[int, int], int] = scalar_load("load_int", I64, "int64")
-load_float: Callable[..., Any] = scalar_load("load_float", FLOAT, "float32")
-store_float: Callable[..., Any] = scalar_store("store_float", FLOAT, "float32")
-load_double: Callable[..., Any] = scalar_load("load_double", DOUBLE, "float64")
-store_int: Callable[[int, int, int], None] = scalar_store("store_int", I64, "int64")
-store_double: Callable[..., Any] = scalar_store("store_double", DOUBLE, "float64")
+load_int: Callable[[int, int], int] = scalar_load("load_int", I64)
+load_float: Callable[..., Any] = scalar_load("load_float", FLOAT)
+store_float: Callable[..., Any] = scalar_store("store_float", FLOAT)
+load_double: Callable[..., Any] = scalar_load("load_double", DOUBLE)
+store_int: Callable[[int, int, int], None] = scalar_store("store_int", I64)
+store_double: Callable[..., Any] = scalar_store("store_double", DOUBLE)
 
 
 def indirect_call(name: str, count: int) -> Any:
     """Make `call(address, ...)`: call the C function at an address with `count` 64-bit integers.
 
-    Code called so is compiled once and shared; Numba would compile a callee again into each
-    caller.
+    Code called so is compiled once and shared; a helper is compiled again into each kernel.
     """
     kind = ir.FunctionType(ir.VoidType(), [I64] * count)
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+    def generate(builder: ir.IRBuilder, address: ir.Value, *values: ir.Value) -> None:
         # llvmlite's `call` takes the function's type from the pointer's, though LLVM's is opaque
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
+        builder.call(builder.inttoptr(address, kind.as_pointer()), values)
 
-    return Intrinsic(name, ["int64"] * (1 + count), "void", generate)
+    return Intrinsic(name, [I64] * (1 + count), generate)
 
 
 def _fetch_add(order: str) -> Callable[..., Any]:
     """Return what generates an atomic addition of a memory order."""
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], POINTER)
-        return builder.atomic_rmw("add", pointer, values[1], order)
+    def generate(builder: ir.IRBuilder, address: ir.Value, amount: ir.Value) -> ir.Value:
+        return builder.atomic_rmw("add", builder.inttoptr(address, POINTER), amount, order)
 
     return generate
 
 
-fetch_add: Any = Intrinsic("fetch_add", ["int64", "int64"], "int64", _fetch_add("monotonic"))
+fetch_add: Any = Intrinsic("fetch_add", [I64, I64], _fetch_add("monotonic"))
 """fetch_add(address, amount): add to an int64, atomically, and return what it was."""
 
-hand_on: Any = Intrinsic("hand_on", ["int64", "int64"], "int64", _fetch_add("acq_rel"))
+hand_on: Any = Intrinsic("hand_on", [I64, I64], _fetch_add("acq_rel"))
 """`fetch_add` after which a thread sees all that those wrote who added before it."""

@@ -1,0 +1,383 @@
+"""From Python functions of numbers to LLVM IR: the language that kernels are written in.
+
+Numba knows far more of Python, and takes 0.15 s a function to find out that all of it is 64-bit
+integers. Kernels need little, and annotate their functions; so this walks their syntax trees once
+and writes IR. It knows assignments (of several names, too), ``for ... in range``, ``while``,
+``if``, conditional expressions, ``and``, ``or``, ``not``, comparisons, the rest of
+:mod:`.arithmetic`, numbers and functions that the file has under a global name, helpers and
+intrinsics. All else raises `SyntaxError`, which names the place.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any, TypeVar
+
+from llvmlite import ir
+
+from npresnet_kernels.cpu.arithmetic import BOOL, DOUBLE, INT, VOID, Arithmetic
+
+__all__ = ["Intrinsic", "helper", "translated"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Thunk = Callable[[], ir.Value]
+
+KINDS = {"bool": BOOL, "int": INT, "float": DOUBLE, "None": VOID}
+"""What annotations say; a tuple of them is a structure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Intrinsic:
+    """LLVM IR that kernels call like a function.
+
+    Attributes
+    ----------
+    name : str
+    arguments : sequence of llvmlite types
+        What is converted to before.
+    generate : callable
+        ``generate(builder, *values)`` emits the code and returns its value, if it has one.
+    """
+
+    name: str
+    arguments: Sequence[ir.Type]
+    generate: Callable[..., ir.Value | None]
+
+
+_helpers: set[Callable[..., Any]] = set()
+
+
+def helper(function: F) -> F:
+    """Let kernels call a function; called from Python it stays what it is. A decorator."""
+    _helpers.add(function)
+    return function
+
+
+def translated(function: Callable[..., None], symbol: str) -> ir.Module:
+    """Return a module with a C function ``symbol`` that does what a Python function does.
+
+    Parameters
+    ----------
+    function : callable
+        All arguments are int, nothing is returned.
+    symbol : str
+        A name in C.
+
+    Raises
+    ------
+    SyntaxError
+        If the function, or one that it calls, uses more of Python than is known here.
+    OSError
+        If its source can't be read.
+    """
+    module = ir.Module(symbol)
+    made = _Function(module, function, symbol)
+    made.function.linkage = "external"
+    return module
+
+
+def _tree(function: Callable[..., Any]) -> ast.FunctionDef:
+    """Return the syntax tree of a function, its lines counted as in the file."""
+    try:
+        lines, first = inspect.getsourcelines(function)
+    except OSError as error:
+        raise OSError(
+            f"{error}: kernels are compiled from their source; keep npresnet_kernels' .py files "
+            f"where {function.__code__.co_filename} was"
+        ) from error
+    (tree,) = ast.parse(textwrap.dedent("".join(lines))).body
+    assert isinstance(tree, ast.FunctionDef)
+    ast.increment_lineno(tree, first - 1)
+    return tree
+
+
+def _kind(annotation: ast.expr | None) -> ir.Type:
+    """Return the type that an annotation means."""
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple):
+        return ir.LiteralStructType([_kind(part) for part in annotation.slice.elts])
+    name = ast.unparse(annotation) if annotation else "nothing"
+    if name not in KINDS:
+        raise TypeError(f"an annotation is one of {', '.join(KINDS)}, not {name}")
+    return KINDS[name]
+
+
+class _Function:
+    """One function on its way to IR.
+
+    A variable is a slot on the stack, of its first value's type; LLVM makes registers of them.
+    """
+
+    def __init__(self, module: ir.Module, function: Any, symbol: str) -> None:
+        tree = _tree(function)
+        self.file, self.globals = function.__code__.co_filename, function.__globals__
+        self.module = module
+        self.slots: dict[str, tuple[ir.Value, ir.Type]] = {}
+        self.at: ast.AST = tree
+        try:
+            self.result = _kind(tree.returns)
+            kinds = [_kind(parameter.annotation) for parameter in tree.args.args]
+            self.function = ir.Function(module, ir.FunctionType(self.result, kinds), symbol)
+            self.function.linkage = "internal"
+            self.function.attributes.add("nounwind")
+            self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+            self.arithmetic = Arithmetic(self.builder)
+            for parameter, value in zip(tree.args.args, self.function.args, strict=True):
+                self.assign(parameter, value)
+            self.block(tree.body)
+            if not self.builder.block.is_terminated:
+                self.builder.ret_void() if self.result == VOID else self.builder.unreachable()
+        except (TypeError, ValueError) as error:
+            place = (self.file, self.at.lineno, None, None)  # type: ignore[attr-defined]
+            raise SyntaxError(f"a kernel can't: {error}", place) from error
+
+    # statements
+
+    def block(self, statements: Iterable[ast.stmt]) -> None:
+        """Emit statements; those behind a return are never reached."""
+        for statement in statements:
+            if self.builder.block.is_terminated:
+                return
+            self.at = statement
+            getattr(self, f"_{type(statement).__name__.lower()}", self.unknown)(statement)
+
+    def unknown(self, node: ast.AST) -> Any:
+        """Raise the error for what isn't known."""
+        raise TypeError(ast.unparse(node))
+
+    def slot(self, kind: ir.Type) -> ir.Value:
+        """Return a new place on the stack."""
+        with self.builder.goto_entry_block():
+            return self.builder.alloca(kind)
+
+    def assign(self, target: ast.AST, value: ir.Value) -> None:
+        """Store a value under a name, or a parameter's."""
+        if isinstance(target, ast.arg):
+            name = target.arg
+        elif isinstance(target, ast.Name):
+            name = target.id
+        else:
+            self.unknown(target)
+        if name not in self.slots:
+            self.slots[name] = self.slot(value.type), value.type
+        slot, kind = self.slots[name]
+        self.builder.store(self.arithmetic.converted(value, kind), slot)
+
+    def _assign(self, node: ast.Assign) -> None:
+        (target,) = node.targets
+        if not isinstance(target, ast.Tuple):
+            self.assign(target, self.value(node.value))
+            return
+        if isinstance(node.value, ast.Tuple):
+            values = [self.value(each) for each in node.value.elts]
+        else:
+            whole = self.value(node.value)
+            parts = range(len(whole.type.elements))
+            values = [self.builder.extract_value(whole, part) for part in parts]
+        for each, value in zip(target.elts, values, strict=True):
+            self.assign(each, value)
+
+    def _augassign(self, node: ast.AugAssign) -> None:
+        before, value = self.value(node.target), self.value(node.value)
+        self.assign(node.target, self.arithmetic.calculate(node.op, before, value))
+
+    def _expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Call):
+            self.value(node.value)
+        elif not isinstance(node.value, ast.Constant):  # a docstring
+            self.unknown(node)
+
+    def _return(self, node: ast.Return) -> None:
+        if node.value is None:
+            self.builder.ret_void()
+        elif isinstance(node.value, ast.Tuple):
+            whole = ir.Constant(self.result, ir.Undefined)
+            parts = zip(node.value.elts, self.result.elements, strict=True)
+            for place, (each, kind) in enumerate(parts):
+                value = self.arithmetic.converted(self.value(each), kind)
+                whole = self.builder.insert_value(whole, value, place)
+            self.builder.ret(whole)
+        else:
+            self.builder.ret(self.arithmetic.converted(self.value(node.value), self.result))
+
+    def new_block(self) -> ir.Block:
+        """Return a block to branch to."""
+        return self.function.append_basic_block("block")
+
+    def go(self, block: ir.Block) -> None:
+        """Branch to a block, unless there was a return."""
+        if not self.builder.block.is_terminated:
+            self.builder.branch(block)
+
+    def _if(self, node: ast.If) -> None:
+        then, other, after = self.new_block(), self.new_block(), self.new_block()
+        self.builder.cbranch(self.truth(node.test), then, other)
+        for block, statements in ((then, node.body), (other, node.orelse)):
+            self.builder.position_at_end(block)
+            self.block(statements)
+            self.go(after)
+        self.builder.position_at_end(after)
+
+    def loop(self, test: Thunk, enter: Callable[[], None], body: Sequence[ast.stmt]) -> None:
+        """Emit turns of `enter` and `body` for as long as the test holds."""
+        head, turn, after = self.new_block(), self.new_block(), self.new_block()
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        self.builder.cbranch(test(), turn, after)
+        self.builder.position_at_end(turn)
+        enter()
+        self.block(body)
+        self.go(head)
+        self.builder.position_at_end(after)
+
+    def _while(self, node: ast.While) -> None:
+        if node.orelse:
+            self.unknown(node)
+        self.loop(lambda: self.truth(node.test), lambda: None, node.body)
+
+    def _for(self, node: ast.For) -> None:
+        turns, builder = node.iter, self.builder
+        if node.orelse or not isinstance(turns, ast.Call) or self.known(turns.func) is not range:
+            return self.unknown(turns)
+        limits = [self.arithmetic.converted(self.value(limit), INT) for limit in turns.args]
+        limits = [INT(0), *limits] if len(limits) == 1 else limits
+        start, stop, step = limits if len(limits) == 3 else (*limits, INT(1))
+        counter = self.slot(INT)
+        builder.store(start, counter)
+
+        def more() -> ir.Value:
+            now = builder.load(counter, typ=INT)
+            up, down = (builder.icmp_signed(sign, now, stop) for sign in ("<", ">"))
+            return builder.select(builder.icmp_signed(">", step, INT(0)), up, down)
+
+        def enter() -> None:
+            now = builder.load(counter, typ=INT)
+            self.assign(node.target, now)
+            builder.store(builder.add(now, step, flags=("nsw",)), counter)
+
+        self.loop(more, enter, node.body)
+
+    # expressions
+
+    def value(self, node: ast.expr) -> ir.Value:
+        """Emit an expression; return its value."""
+        if isinstance(node, ast.Name) and node.id in self.slots:
+            slot, kind = self.slots[node.id]
+            return self.builder.load(slot, typ=kind)
+        if isinstance(node, ast.Constant):
+            return self.arithmetic.constant(node.value)
+        if isinstance(node, ast.Name | ast.Attribute):
+            return self.arithmetic.constant(self.known(node))
+        return getattr(self, f"_{type(node).__name__.lower()}", self.unknown)(node)
+
+    def known(self, node: ast.expr) -> Any:
+        """Return what a name, or a module's attribute, means outside of the function."""
+        if isinstance(node, ast.Attribute):
+            owner = self.known(node.value)
+            if isinstance(owner, ModuleType) and hasattr(owner, node.attr):
+                return getattr(owner, node.attr)
+        elif isinstance(node, ast.Name):
+            for names in (self.globals, vars(builtins)):
+                if node.id in names:
+                    return names[node.id]
+        return self.unknown(node)
+
+    def truth(self, node: ast.expr) -> ir.Value:
+        """Emit a condition."""
+        if isinstance(node, ast.BoolOp):
+            tests = [partial(self.truth, each) for each in node.values]
+            return self.until(isinstance(node.op, ast.Or), tests)
+        return self.arithmetic.truth(self.value(node))
+
+    def until(self, decided: bool, tests: Sequence[Thunk]) -> ir.Value:
+        """Emit tests one after the other, until one is as `decided`; return the last."""
+        *early, last = tests
+        ends, after = [], self.new_block()
+        for test in early:
+            value, following = test(), self.new_block()
+            ends.append((BOOL(decided), self.builder.block))
+            self.builder.cbranch(value, *((after, following) if decided else (following, after)))
+            self.builder.position_at_end(following)
+        ends.append((last(), self.builder.block))
+        return self.joined(ends, after)
+
+    def joined(self, ends: Sequence[tuple[ir.Value, ir.Block]], after: ir.Block) -> ir.Value:
+        """Return, in the block `after`, the value of whichever block leads there."""
+        for _, block in ends:
+            self.builder.position_at_end(block)
+            self.go(after)
+        self.builder.position_at_end(after)
+        phi = self.builder.phi(ends[0][0].type)
+        for value, block in ends:
+            phi.add_incoming(value, block)
+        return phi
+
+    def _binop(self, node: ast.BinOp) -> ir.Value:
+        left, right = self.value(node.left), self.value(node.right)
+        return self.arithmetic.calculate(node.op, left, right)
+
+    def _unaryop(self, node: ast.UnaryOp) -> ir.Value:
+        if isinstance(node.op, ast.Not):
+            return self.builder.not_(self.truth(node.operand))
+        if not isinstance(node.op, ast.USub):
+            self.unknown(node)
+        return self.arithmetic.negative(self.value(node.operand))
+
+    def _ifexp(self, node: ast.IfExp) -> ir.Value:
+        then, other = self.new_block(), self.new_block()
+        self.builder.cbranch(self.truth(node.test), then, other)
+        values, blocks = [], []
+        for block, each in ((then, node.body), (other, node.orelse)):
+            self.builder.position_at_end(block)
+            values.append(self.value(each))
+            blocks.append(self.builder.block)
+        kind = self.arithmetic.common(values)
+        ends = []
+        for value, block in zip(values, blocks, strict=True):
+            self.builder.position_at_end(block)
+            ends.append((self.arithmetic.converted(value, kind), block))
+        return self.joined(ends, self.new_block())
+
+    def _boolop(self, node: ast.BoolOp) -> ir.Value:
+        plain = (ast.Compare, ast.BoolOp)
+        if not all(isinstance(each, plain) for each in node.values):
+            self.unknown(node)  # Python's value would be an operand, not its truth
+        return self.truth(node)
+
+    def _compare(self, node: ast.Compare) -> ir.Value:
+        seen = [self.value(node.left)]
+
+        def test(sign: ast.cmpop, right: ast.expr) -> ir.Value:
+            seen.append(self.value(right))
+            return self.arithmetic.compare(sign, *seen[-2:])
+
+        pairs = zip(node.ops, node.comparators, strict=True)
+        return self.until(False, [partial(test, *each) for each in pairs])
+
+    def _call(self, node: ast.Call) -> Any:
+        called = self.known(node.func)
+        if node.keywords:
+            self.unknown(node)
+        values = [self.value(each) for each in node.args]
+        if isinstance(called, Intrinsic):
+            return called.generate(self.builder, *self.arguments(values, called.arguments))
+        if called in _helpers:
+            symbol = f"{called.__module__}.{called.__qualname__}"
+            made = self.module.globals.get(symbol)
+            if made is None:
+                made = _Function(self.module, called, symbol).function
+            return self.builder.call(made, self.arguments(values, made.ftype.args))
+        value = self.arithmetic.call(called, values)
+        return self.unknown(node) if value is None else value
+
+    def arguments(self, values: Sequence[ir.Value], kinds: Sequence[ir.Type]) -> list[ir.Value]:
+        """Return values as the types that are called for."""
+        if len(values) != len(kinds):
+            raise TypeError(f"call with {len(values)} arguments what takes {len(kinds)}")
+        return [self.arithmetic.converted(*each) for each in zip(values, kinds, strict=True)]
