@@ -157,10 +157,12 @@ class Arithmetic:
         if function in (min, max):
             return self.extreme(ast.Lt() if function is min else ast.Gt(), values)
         if function is np.float32:
-            return self.float32(*values)
+            (value,) = values
+            return self.float32(value)
         if function in MATH:
             kind = ir.FunctionType(DOUBLE, [DOUBLE])
             module, name = self.builder.module, f"llvm.{MATH[function]}.f64"
             made = module.globals.get(name) or ir.Function(module, kind, name)
-            return self.builder.call(made, [self.converted(*values, DOUBLE)])
+            (value,) = values
+            return self.builder.call(made, [self.converted(value, DOUBLE)])
         return None

@@ -119,7 +119,7 @@ class _Function:
         self.file, self.globals = function.__code__.co_filename, function.__globals__
         self.module = module
         self.slots: dict[str, tuple[ir.Value, ir.Type]] = {}
-        self.at: ast.AST = tree
+        self.at: ast.stmt = tree
         try:
             self.result = _kind(tree.returns)
             kinds = [_kind(parameter.annotation) for parameter in tree.args.args]
@@ -134,7 +134,7 @@ class _Function:
             if not self.builder.block.is_terminated:
                 self.builder.ret_void() if self.result == VOID else self.builder.unreachable()
         except (TypeError, ValueError) as error:
-            place = (self.file, self.at.lineno, None, None)  # type: ignore[attr-defined]
+            place = (self.file, self.at.lineno, None, None)
             raise SyntaxError(f"a kernel can't: {error}", place) from error
 
     # statements
@@ -244,7 +244,7 @@ class _Function:
     def _for(self, node: ast.For) -> None:
         turns, builder = node.iter, self.builder
         if node.orelse or not isinstance(turns, ast.Call) or self.known(turns.func) is not range:
-            return self.unknown(turns)
+            raise TypeError(ast.unparse(turns))
         limits = [self.arithmetic.converted(self.value(limit), INT) for limit in turns.args]
         limits = [INT(0), *limits] if len(limits) == 1 else limits
         start, stop, step = limits if len(limits) == 3 else (*limits, INT(1))
