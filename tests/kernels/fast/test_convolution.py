@@ -55,7 +55,11 @@ LARGE = [
 CASES = [(layer, "direct") for layer in LAYERS + STRIDED + TINY]
 CASES += [(layer, form) for layer in LAYERS for form in ("winograd2", "winograd4")]
 CASES += LARGE
-TOLERANCE = {"direct": 5e-6, "winograd2": 5e-6, "winograd4": 2e-5}
+CASES += [
+    ((batch, *channels, 3, 1, 1, 2, 2), "winograd2x2")
+    for batch, *channels in ((1, 17, 33), (2, 64, 32), (130, 80, 72))
+]
+TOLERANCE = {"direct": 5e-6, "winograd2x2": 5e-6, "winograd2": 5e-6, "winograd4": 2e-5}
 
 
 def columns(x, kernel_size, stride, padding):

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
 
-from .transforms import F2, F4, Form
+from .transforms import F2, F4, M2, Form
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
 
 FMAS_PER_CYCLE = 2
@@ -200,7 +200,12 @@ def work_of(
     return winograd_work(form, channels_in, channels_out, out_size, images, training)
 
 
-FORMS = {"winograd4": F4, "winograd2": F2}
+FORMS = {"winograd4": F4, "winograd2": F2, "winograd2x2": M2}
+
+
+def fits_map(size: tuple[int, int], padding: int) -> bool:
+    """Return whether "winograd2x2" can do 3x3 convolutions of stride 1 on such maps."""
+    return size == (2, 2) and padding == 1
 
 
 def choose_algorithm(
@@ -226,14 +231,16 @@ def choose_algorithm(
     Returns
     -------
     str
-        "winograd4", "winograd2" or "direct".
+        "winograd4", "winograd2", "winograd2x2" or "direct".
     """
     if kernel_size != 3 or stride != 1 or padding > 2:
         return "direct"
+    if fits_map((height, width), padding):
+        return "winograd2x2"
     shape = (channels_in, channels_out, kernel_size, stride, padding, height, width)
 
     def cost(algorithm: str) -> float:
         batches = TRAINING_BATCHES if training else ASSUMED_BATCHES
         return prod(work_of(algorithm, *shape, n, training).cycles(COSTS) for n in batches)
 
-    return min(("direct", *FORMS), key=cost)
+    return min(("direct", "winograd4", "winograd2"), key=cost)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .algorithm import FORMS, choose_algorithm
+from .algorithm import FORMS, choose_algorithm, fits_map
 from .memory import ALIGNMENT, aligned_empty
 from .norm import moments as moments_of
 from .norm import moments_of_sums, sum_rows
@@ -40,7 +40,7 @@ class Convolution:
     stride, padding : int
     height, width : int
         Of the input.
-    algorithm : {"auto", "winograd4", "winograd2", "direct"}
+    algorithm : {"auto", "winograd4", "winograd2", "winograd2x2", "direct"}
         "auto" chooses by the shape.
 
     Attributes
@@ -84,6 +84,8 @@ class Convolution:
             )
         if algorithm in FORMS and (kernel_size != 3 or stride != 1 or padding > 2):
             raise ValueError(f"{algorithm} needs 3x3 kernels, stride 1 and padding 0, 1 or 2")
+        if algorithm == "winograd2x2" and not fits_map((height, width), padding):
+            raise ValueError(f"{algorithm} needs maps of 2x2 and padding 1")
         self.algorithm = algorithm
         self._forward = self._forward_problem()
         self._backward = self._backward_problems()
@@ -96,7 +98,7 @@ class Convolution:
             self.input_size,
             self.output_size,
         )
-        self._weight = weight_problem(layer, self.algorithm in FORMS)
+        self._weight = weight_problem(layer, self.algorithm in ("winograd4", "winograd2"))
 
     def _forward_problem(self) -> Problem:
         """Return the problem of the forward pass."""

@@ -47,6 +47,19 @@ def winograd_matrices(outputs: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     return np.round(output, 14) + 0.0, np.round(weight, 14) + 0.0, np.round(data, 14) + 0.0
 
 
+MAP_2 = (
+    np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]),
+    np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 1.0], [1.0, -1.0, 0.0]]),
+    np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]]),
+)
+"""A^T, G and B^T of a whole map of two pixels with padding 1, r = 3.
+
+Beyond the map all is 0, so y0 = g1 x0 + g2 x1 and y1 = g0 x0 + g1 x1, which three products give:
+g1 (x0 + x1), (g2 - g1) x1 and (g0 - g1) x0. In two dimensions that makes 9 of the 16 that are left
+of F(2, 3) or of the direct form.
+"""
+
+
 def _combine(e: Emitter, terms: Sequence[tuple[float, ir.Value]]) -> ir.Value:
     """Emit the sum of coefficient * value, with as few multiplications as possible."""
     ordered = sorted(terms, key=lambda term: term[0] != 1.0)

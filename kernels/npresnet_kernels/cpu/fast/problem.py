@@ -153,7 +153,7 @@ class WinogradProblem:
     Parameters
     ----------
     form : Form
-        F4 or F2.
+        F4, F2, or M2 for maps of 2x2.
     channels, out_channels, height, width : int
         Of the input and output.
     padding : int
@@ -201,9 +201,10 @@ class WinogradProblem:
         table[winograd.OUT_HEIGHT] = self.out_height
         table[winograd.OUT_WIDTH] = self.out_width
         table[winograd.OUT_CHANNELS] = out_channels
-        table[winograd.PADDING] = padding
+        table[winograd.PADDING] = padding - form.inset
         table[winograd.OUTPUTS] = form.outputs
-        table[winograd.SIZE] = form.size
+        table[winograd.SIDE] = form.inputs
+        table[winograd.POINTS] = form.points
         table[winograd.TILE_HEIGHT] = self.tile_height
         table[winograd.TILE_WIDTH] = self.tile_width
         if self.plain:

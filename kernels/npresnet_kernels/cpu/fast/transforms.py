@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .matrices import Matrix, apply_both_sides, winograd_matrices
+from .matrices import MAP_2, Matrix, apply_both_sides, winograd_matrices
 from .parallel import Kernel, kernel
 from .vector import I64, LANES, VECTOR_BYTES, Emitter, indirect_call, ir_kernel
 
@@ -349,6 +349,85 @@ def output_2_3(
     )
 
 
+_input_2_map = ir_kernel("input_2_map", "piipiii", _into_points(MAP_2[2]))
+_weight_2_map = ir_kernel("weight_2_map", "piiiipiiii", _gathered_points(MAP_2[1]))
+_output_2_map = ir_kernel("output_2_map", "pipppiiipiii", _from_points(MAP_2[0]))
+
+
+@kernel
+def input_2_map(
+    source: int,
+    row_step: int,
+    step: int,
+    target: int,
+    point_step: int,
+    count: int,
+    vector_step: int,
+) -> None:
+    """A map of 2 x 2 pixels to 9 points."""
+    _input_2_map(source, row_step, step, target, point_step, count, vector_step)
+
+
+@kernel
+def weight_2_map(
+    source: int,
+    row_step: int,
+    step: int,
+    lane_step: int,
+    lanes: int,
+    target: int,
+    point_step: int,
+    count: int,
+    source_step: int,
+    vector_step: int,
+) -> None:
+    """3 x 3 taps to the 9 points of a map of 2 x 2 pixels."""
+    _weight_2_map(
+        source,
+        row_step,
+        step,
+        lane_step,
+        lanes,
+        target,
+        point_step,
+        count,
+        source_step,
+        vector_step,
+    )
+
+
+@kernel
+def output_2_map(
+    points: int,
+    point_step: int,
+    bias: int,
+    floor: int,
+    residual: int,
+    residual_row_step: int,
+    residual_step: int,
+    residual_vector_step: int,
+    target: int,
+    row_step: int,
+    step: int,
+    count: int,
+) -> None:
+    """9 points to a map of 2 x 2 pixels."""
+    _output_2_map(
+        points,
+        point_step,
+        bias,
+        floor,
+        residual,
+        residual_row_step,
+        residual_step,
+        residual_vector_step,
+        target,
+        row_step,
+        step,
+        count,
+    )
+
+
 _input_3_4 = ir_kernel("input_3_4", "piipiii", _into_points(winograd_matrices(3, 4)[1]))
 _weight_3_4 = ir_kernel("weight_3_4", "pipiiii", _into_filters(winograd_matrices(3, 4)[0]))
 
@@ -389,24 +468,34 @@ call_output: Callable[..., Any] = indirect_call("call_output", 12)
 
 @dataclass(frozen=True)
 class Form:
-    """One Winograd form F(m x m, r x r) of a convolution: its sizes and transforms."""
+    """One Winograd form of a 3x3 convolution: sides of its tiles, and transforms.
+
+    Attributes
+    ----------
+    outputs, inputs : int
+        Of the pixels that a tile makes and reads.
+    size : int
+        Of the transformed tile.
+    """
 
     outputs: int
-    taps: int
+    inputs: int
+    size: int
     input: Kernel
     weight: Kernel
     output: Kernel
 
     @property
-    def size(self) -> int:
-        """Side n of the transformed tile."""
-        return self.outputs + self.taps - 1
-
-    @property
     def points(self) -> int:
-        """How many products a tile takes, n^2."""
+        """How many products a tile takes."""
         return self.size**2
 
+    @property
+    def inset(self) -> int:
+        """Pixels at a tile's edge that outputs depend on, but that aren't read."""
+        return (self.outputs + 2 - self.inputs) // 2
 
-F4 = Form(4, 3, input_4_3, weight_4_3, output_4_3)
-F2 = Form(2, 3, input_2_3, weight_2_3, output_2_3)
+
+F4 = Form(4, 6, 6, input_4_3, weight_4_3, output_4_3)
+F2 = Form(2, 4, 4, input_2_3, weight_2_3, output_2_3)
+M2 = Form(2, 2, 3, input_2_map, weight_2_map, output_2_map)

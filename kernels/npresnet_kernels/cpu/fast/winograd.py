@@ -46,7 +46,8 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, indirect_call, l
     OUT_CHANNELS,
     PADDING,
     OUTPUTS,
-    SIZE,
+    SIDE,
+    POINTS,
     TILE_HEIGHT,
     TILE_WIDTH,
     TILES,
@@ -65,7 +66,7 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, indirect_call, l
     PARTIAL,
     SUMS,
     SLOTS,
-) = range(FIRST, FIRST + 37)
+) = range(FIRST, FIRST + 38)
 
 PATCH_VECTORS = 4
 """Vectors of channels that a padded copy of an edge tile holds at a time."""
@@ -157,7 +158,7 @@ def transform_tile(table: int, tile: int, target: int, tiles: int, patch: int) -
         tile // (across * down),
         tile // across % down * outputs - padding,
         tile % across * outputs - padding,
-        load_int(table, SIZE),
+        load_int(table, SIDE),
         target,
         point_step(channels, tiles),
         tiles * VECTOR_BYTES,
@@ -233,7 +234,7 @@ def multiply_packed(
 ) -> None:
     """Make M of `tiles` tiles for `columns` column tiles from `column` on, from U in memory."""
     channels = load_int(table, CHANNELS)
-    points = load_int(table, SIZE) * load_int(table, SIZE)
+    points = load_int(table, POINTS)
     all_columns = (load_int(table, OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
     depth = (channels + 3) // 4 * 4
     weight_step = depth * TILE_COLUMNS * 4
@@ -300,7 +301,7 @@ def multiply_plain(
 ) -> None:
     """Make M as `multiply_packed` does, with U made chunk by chunk at `u` from the weights."""
     depth = load_int(table, CHANNELS)
-    points = load_int(table, SIZE) * load_int(table, SIZE)
+    points = load_int(table, POINTS)
     row = TILE_COLUMNS * 4
     product_step = columns * row
     chunk = chunk_length(depth)
@@ -369,7 +370,7 @@ def multiply_tiles(
     `v` is their V, in an array of `stored` tiles; `products` is room for M, and behind it for a
     chunk of U where that isn't stored.
     """
-    points = load_int(table, SIZE) * load_int(table, SIZE)
+    points = load_int(table, POINTS)
     all_columns = (load_int(table, OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
     column = group * load_int(table, GROUP)
     columns = min(load_int(table, GROUP), all_columns - column)
@@ -387,11 +388,11 @@ def multiply_tiles(
 @helper
 def thread_areas(table: int, thread: int, v_bytes: int) -> tuple[int, int, int]:
     """Return where a thread's V, patch and M begin."""
-    size = load_int(table, SIZE)
+    side = load_int(table, SIDE)
     own = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
     outputs = load_int(table, OUTPUTS)
     group = load_int(table, GROUP)
-    vectors = max(size * size * PATCH_VECTORS, 2 * outputs * outputs * group * 2)
+    vectors = max(side * side * PATCH_VECTORS, 2 * outputs * outputs * group * 2)
     return own, own + v_bytes, own + v_bytes + vectors * VECTOR_BYTES
 
 
@@ -407,7 +408,7 @@ def group_count(table: int) -> int:
 def winograd_blocks(table: int, thread: int, threads: int) -> None:
     """All three stages of a block of tiles: an item is a block."""
     block = load_int(table, BLOCK)
-    points = load_int(table, SIZE) * load_int(table, SIZE)
+    points = load_int(table, POINTS)
     v_bytes = points * point_step(load_int(table, CHANNELS), block)
     v, patch, products = thread_areas(table, thread, v_bytes)
     item = next_item(table)
@@ -428,7 +429,7 @@ def winograd_channels(table: int, thread: int, threads: int) -> None:
     Each thread transforms all tiles for itself: that takes less time than V from another core.
     """
     block = load_int(table, BLOCK)
-    points = load_int(table, SIZE) * load_int(table, SIZE)
+    points = load_int(table, POINTS)
     v_bytes = points * point_step(load_int(table, CHANNELS), block)
     v, patch, products = thread_areas(table, thread, v_bytes)
     item = next_item(table)
