@@ -1,6 +1,7 @@
 """Every kernel compiles for every generation of devices, within a budget of registers and memory.
 
-nvcc needs no device. Sources that take a SCALAR are compiled together, once a type.
+Neither nvcc nor NVRTC, which CuPy compiles with, needs a device. Sources that take a SCALAR are
+compiled together by nvcc, once a type, and one by one by NVRTC, as CuPy does it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from npresnet_kernels.gpu.source import HERE, kernel_names, read_source
 from npresnet_kernels.gpu.tiles import TILES, Tile
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 
 ARCHITECTURES = ("75", "80", "90a")
 
@@ -137,6 +138,7 @@ def parse(log: str) -> list[Use]:
     return uses
 
 
+@needs_nvcc
 @pytest.mark.parametrize("name", VARIANTS)
 def test_compiles_within_its_budget(name, tmp_path):
     variant = VARIANTS[name]
@@ -159,6 +161,34 @@ def test_compiles_within_its_budget(name, tmp_path):
         registers = (old and variant.budget.first_generation) or variant.budget.registers
         assert use.registers <= registers, use
         assert use.shared <= variant.budget.shared, use
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    """The compiler that CuPy calls."""
+    backends = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy")
+    try:
+        backends.getVersion()
+    except Exception as error:  # CuPy's own kinds differ from one version to the next
+        pytest.skip(f"needs NVRTC, part of CUDA or of cupy's extra ctk: {error}")
+    return backends
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_compiles_as_cupy_compiles_it(name, nvrtc):
+    variant = VARIANTS[name]
+    options = ("-std=c++14", *(f"-D{key}={value}" for key, value in variant.macros.items()))
+    for source in variant.sources:
+        for architecture in {variant.architectures[0], variant.architectures[-1]}:
+            program = nvrtc.createProgram(read_source(source), source, (), ())
+            try:
+                added = (f"-arch=sm_{architecture}", "--device-as-default-execution-space")
+                nvrtc.compileProgram(program, (*options, *added))
+            except nvrtc.NVRTCError:
+                pytest.fail(f"{source}, sm_{architecture}: {nvrtc.getProgramLog(program)}")
+            assert "warning" not in nvrtc.getProgramLog(program)
+            assert nvrtc.getCUBIN(program)
+            nvrtc.destroyProgram(program)
 
 
 def test_every_source_is_compiled():
