@@ -110,6 +110,8 @@ class EagerStep:
 class TrainingPlan:
     """One training step of a model: gradients, and the optimizer's update.
 
+    Parameters that the optimizer doesn't have are left alone, their ``grad`` too.
+
     Call it with images and targets; it returns the loss. Running statistics, their counters and
     the optimizer's state move as they do eagerly. A plan follows changes of the learning rate, of
     layers' modes and settings, of ``requires_grad``, and layers that are exchanged. Several threads
@@ -240,8 +242,11 @@ class TrainingPlan:
         if device is not None and alone and device.backward(frame, self.scaler):
             return loss
         grads = program.backward(frame)
-        for tensor, grad in grads.items():
-            tensor.grad = grad if tensor.grad is None else tensor.grad + grad
+        # parameters of no group keep what they have: these gradients lie in the plan's memory
+        for tensor in {p for group in self._optimizer.param_groups for p in group["params"]}:
+            if tensor in grads:
+                grad = grads[tensor]
+                tensor.grad = grad if tensor.grad is None else tensor.grad + grad
         with self._optimizer.borrowing(program.kernels):
             self.scaler.step(self._optimizer)
         self.scaler.update()

@@ -267,6 +267,22 @@ def test_gradients_add_up(dtype, make):
     assert_same_state(one, other, 10 * rel)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parameters_of_another_optimizer_are_left_alone(dtype):
+    shape = (4, 3, 17, 15)
+    one, other = twins(Odd, dtype)
+    first, second = (nr.optim.SGD(m.head.parameters(), lr=0.1, momentum=0.9) for m in (one, other))
+    step = nr.compile_step(other, F.cross_entropy, second, shape)
+    other.stem.bias.grad = np.ones_like(other.stem.bias.data)
+    for i in range(3):
+        x, y = draw(shape, 5, dtype, i)
+        loss = eager_step(one, F.cross_entropy, first, x, y)
+        assert step(x, y) == pytest.approx(loss, rel=1e-9 if dtype == np.float64 else 1e-4)
+    assert_same_state(one, other, 1e-9 if dtype == np.float64 else 1e-4)
+    assert (other.stem.bias.grad == 1).all()
+    assert all(p.grad is None for p in other.parameters() if p is not other.stem.bias)
+
+
 def test_any_loss_will_do():
     shape = (4, 3, 17, 15)
     one, other = twins(Odd, np.float64)
