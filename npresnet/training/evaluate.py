@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npresnet import functional as F
-from npresnet.backend import Backend
+from npresnet.backend import Backend, use_backend
 from npresnet.engine import compile
 from npresnet.engine.request import home
 from npresnet.errors import DataError
@@ -138,7 +138,8 @@ def evaluate(model: Module | Predictor, loader: Batches) -> Evaluation:
             f"labels run from {truth.min()} to {truth.max()}, but the model has "
             f"{logits.shape[1]} classes: check the data, or train the model for it"
         )
-    loss = float(F.cross_entropy(Tensor(logits), Tensor(truth)).item())
+    with use_backend("reference"):  # a few numbers, once: Numba would be loaded for them alone
+        loss = float(F.cross_entropy(Tensor(logits), Tensor(truth)).item())
     return Evaluation(loss, truth, probabilities(logits))
 
 

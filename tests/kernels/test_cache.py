@@ -85,11 +85,16 @@ LOSS = """
     settings = dict(ignore_index=-100, label_smoothing=0.0)
     cross_entropy(logits, target, loss, np.empty_like(logits), scale, scratch=scratch, **settings)
     np.testing.assert_allclose(loss[0], np.log(4), rtol=1e-6)
+    from npresnet.training.evaluate import Predictor, evaluate
+    class Known(Predictor):
+        def __call__(self, images):
+            return np.float64(images)
+    assert evaluate(Known(None), [(logits, target)]).loss == np.log(4)
     print("numba" in sys.modules)
 """
 
 
-def test_an_exponential_in_a_kept_kernel_needs_no_numba(tmp_path):
+def test_losses_of_training_and_evaluation_need_no_numba(tmp_path):
     home = {"NUMBA_CACHE_DIR": str(tmp_path)}
     said = [run(LOSS, **home)[0] for _ in range(2)]
     assert said == ["True", "False"], "the first run only saw to it that Numba works"
