@@ -317,6 +317,8 @@ class PlanKernels(Protocol):
 class RecordedKernels(PlanKernels, Protocol):
     """What a module with a recorder offers too, so that nothing but kernels is recorded.
 
+    Its ``batch_norm_backward`` takes ``frozen``, for statistics that are constants.
+
     Operations that stand alone, where other backends' plans run them as eager does; arrays are maps
     (N, H, W, C) or rows (N, C) of one element type, and a gradient may lie where that of the output
     lay. And what ends a training step, all on the device.

@@ -6,9 +6,10 @@ The fast steps read and write memory that the plan gives them; any other operati
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from npresnet.elementary import Reshape
 from npresnet.engine.arena import laid
 from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
-from npresnet.engine.kernels import PlanKernels
+from npresnet.engine.kernels import PlanKernels, recorded_kernels
 from npresnet.engine.lone import Lone, lone_operation
 from npresnet.engine.operations import ConvEpilogue, NormActivation, is_whole_mean
 from npresnet.engine.steps import Frame, features, is_plain_max
@@ -386,6 +387,7 @@ class _Norm(_FastStep):
 
     def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
         super().__init__(node, backend, kernels)
+        self.go_back: Callable[..., None] = kernels.batch_norm_backward
         # in place of a weight or a bias that isn't there, and of gradients that nobody wants
         shape, xp = self.y.shape[1:2], backend.xp
         self.neutral = [xp.full(shape, number, self.y.dtype) for number in (1.0, 0.0)]
@@ -422,9 +424,14 @@ class _Norm(_FastStep):
             self.neutral[1] if beta is None else beta,
         )
 
-    def forward(self, frame: TrainingFrame, area: Area) -> None:
+    def statistics(self, frame: TrainingFrame) -> tuple[Array, Array]:
+        """Return means and variances."""
+        mean, variance = frame.moments[self.x]
+        return mean, variance
+
+    def gather(self, frame: TrainingFrame, x: Array) -> None:
+        """Work the statistics out, and move the running ones."""
         rule = self.node.attributes
-        x = frame.maps(self.x)
         count = x.size // x.shape[3]
         if count < 2:
             raise ShapeError(
@@ -439,11 +446,15 @@ class _Norm(_FastStep):
         if mean is not None and var is not None:
             running = frame.values[mean], frame.values[var]
             self.kernels.update_running_(moments, *running, rule["momentum"], count)
+
+    def forward(self, frame: TrainingFrame, area: Area) -> None:
+        rule = self.node.attributes
+        x = frame.maps(self.x)
+        self.gather(frame, x)
         residual = self.node.inputs[5]
         self.kernels.batch_norm_forward(
             x,
-            moments[0],
-            moments[1],
+            *self.statistics(frame),
             *self.affine(frame),
             frame.maps(self.y),
             None if residual is None else frame.maps(residual),
@@ -463,12 +474,10 @@ class _Norm(_FastStep):
             spare if v is None else frame.target(v)
             for v, spare in zip(learned, self.unwanted, strict=True)
         )
-        mean, variance = frame.moments[self.x]
-        self.kernels.batch_norm_backward(
+        self.go_back(
             frame.gradient(self.y),
             frame.maps(self.x),
-            mean,
-            variance,
+            *self.statistics(frame),
             *self.affine(frame),
             rows(grad_x),
             rule["relu"],
@@ -485,6 +494,27 @@ class _Norm(_FastStep):
         for value, grad in zip(learned, (gammas, betas), strict=True):
             if value is not None:
                 frame.settle(value, grad)
+
+
+class _FrozenNorm(_Norm):
+    """The same with running statistics, in evaluation while the rest trains."""
+
+    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
+        super().__init__(node, backend, kernels)
+        self.go_back = functools.partial(cast(Any, kernels).batch_norm_backward, frozen=True)
+
+    @property
+    def moments_of(self) -> Value | None:
+        return None
+
+    def gather(self, frame: TrainingFrame, x: Array) -> None:
+        """Nothing: they are there."""
+
+    def statistics(self, frame: TrainingFrame) -> tuple[Array, Array]:
+        mean, variance = self.vector(frame, 3), self.vector(frame, 4)
+        assert mean is not None
+        assert variance is not None
+        return mean, variance
 
 
 class _Linear(_Weighted):
@@ -610,6 +640,8 @@ def training_step(
     both = node.operation is NormActivation and (node.inputs[3] is None) == (node.inputs[4] is None)
     if both and rule["training"]:
         return _Norm(node, backend, kernels)
+    if both and recorded_kernels(kernels) is not None:
+        return _FrozenNorm(node, backend, kernels)
     if is_whole_mean(node):
         return _Mean(node, backend, kernels)
     if is_plain_max(node, kernels):

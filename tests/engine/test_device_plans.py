@@ -11,6 +11,7 @@ import npresnet as nr
 from npresnet import functional as F
 from npresnet import nn
 from npresnet.errors import BackendError, DeviceMemoryError, RangeError
+from npresnet_kernels.gpu.device import array_module
 from tests.engine.networks import lived_in
 from tests.parity import relative_error, to_numpy
 from tests.shim import build as build_of_shim
@@ -150,13 +151,18 @@ def test_what_has_no_kernel_is_not_recorded(device):
     assert "recorded" not in repr(plan)
 
 
+def cuda():
+    """CuPy's, or the stand-in's."""
+    return array_module().cuda
+
+
 def in_threads(call, count=6):
     """Call with a number each, on a stream and in a thread of its own."""
     errors = []
 
     def run(number):
         try:
-            with nr.use_backend("gpu"), fake_cupy.Stream(non_blocking=True):
+            with nr.use_backend("gpu"), cuda().Stream(non_blocking=True):
                 call(number)
         except BaseException as error:
             errors.append(error)
@@ -182,7 +188,7 @@ def test_several_threads_and_streams(device, dtype):
         found[number] = plan(inputs[number % 3])
 
     in_threads(call)
-    fake_cupy.Device().synchronize()
+    cuda().Device().synchronize()
     for number, logits in found.items():
         np.testing.assert_array_equal(to_numpy(logits), expected[number % 3])
 
@@ -196,10 +202,10 @@ def test_weights_that_change_between_calls_of_threads(device):
     for factor in (1, 1.25, 1.5):
         state = {k: to_numpy(v) * factor for k, v in model.state_dict().items()}
         model.load_state_dict(state)
-        fake_cupy.Device().synchronize()  # who changes weights waits before others read them
+        cuda().Device().synchronize()  # who changes weights waits before others read them
         found = []
         in_threads(lambda _, found=found: found.append(plan(images)))
-        fake_cupy.Device().synchronize()
+        cuda().Device().synchronize()
         for logits in found:
             assert relative_error(to_numpy(logits), known(model, x)) < 1e-5
 

@@ -63,6 +63,27 @@ class Excited(nn.Module):
         return F.log_softmax(self.head(F.max_pool2d(x, 3).flatten(1)), dim=1)
 
 
+class Frozen(nn.Module):
+    """Batch norms that stay in evaluation while the rest trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8, eps=1e-2)])
+        self.head = nn.Linear(8, 5)
+
+    def train(self, mode=True):
+        super().train(mode)
+        for norm in self.norms:
+            norm.eval()
+        return self
+
+    def forward(self, x):
+        x = nr.relu(self.norms[0](self.first(x)))
+        x = nr.relu(self.norms[1](self.second(x)) + x)
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 def made(make, dtype="float32"):
     nr.manual_seed(5)
     with nr.use_backend("cpu"):
@@ -75,7 +96,7 @@ def draw(seed):
 
 
 @pytest.mark.parametrize("precision", EPS)
-@pytest.mark.parametrize("make", [Plain, Excited])
+@pytest.mark.parametrize("make", [Plain, Excited, Frozen])
 def test_recorded_and_as_the_truth(device, make, precision):
     model, exact = made(make).to("gpu").train(), made(make, "float64").train()
     plan = nr.compile(model, SHAPE, precision=precision)
@@ -115,6 +136,7 @@ FAMILIES = {
     "resnet18": {"small_input": True},
     "resnet26": {},
     "resnet50c": {},
+    "resnext50_32x4d": {},
     "resnet10t": {},
     "seresnet18": {"global_pool": "max"},
     "resnetrs50": {},

@@ -206,7 +206,8 @@ extern "C" __global__ void normalise(const scalar* x, const float* mean, const f
     }
 }
 
-// grad_x or grad_residual may be grad_y itself; grad_residual may be null.
+// grad_x or grad_residual may be grad_y itself; grad_residual may be null. So may grad_gamma and
+// grad_beta: then the statistics don't depend on x.
 extern "C" __global__ void normalise_grad(const scalar* grad_y, const scalar* x, const scalar* y,
                                           const float* mean, const float* variance,
                                           const float* gamma, const float* beta,
@@ -218,7 +219,8 @@ extern "C" __global__ void normalise_grad(const scalar* grad_y, const scalar* x,
     const Behind behind = {load_vector(mean, vector),
                            product(load_vector(gamma, vector, 1.0f), inverse),
                            load_vector(beta, vector, 0.0f)};
-    Vector constant = load_vector(grad_beta, vector), slope = load_vector(grad_gamma, vector);
+    Vector constant = load_vector(grad_beta, vector, 0.0f);
+    Vector slope = load_vector(grad_gamma, vector, 0.0f);
 #pragma unroll
     for (EACH_ELEMENT(k)) {
         constant.v[k] = constant.v[k] / (float)rows;

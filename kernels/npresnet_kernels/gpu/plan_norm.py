@@ -143,11 +143,13 @@ def batch_norm_backward(
     grad_gamma: Array,
     grad_beta: Array,
     scratch: Array,
+    frozen: bool = False,
 ) -> None:
     """Write the gradients of x, the residual, gamma and beta.
 
     ``y`` is asked for if a residual was added before a ReLU. The gradient of the residual, or else
-    that of x, may take the place of ``grad_y``. ``scratch`` has :func:`norm_scratch_bytes`.
+    that of x, may take the place of ``grad_y``. ``scratch`` has :func:`norm_scratch_bytes`. With
+    ``frozen`` the statistics are constants, as running ones are, rather than those of x.
     """
     if not x.size:
         grad_gamma.fill(0)
@@ -160,7 +162,8 @@ def batch_norm_backward(
     chunks = _partial_sums("chunk_grads", x, (grad_y, x, y, *statistics), rule, scratch)
     sums = (scratch, grad_beta, grad_gamma, *int32(chunks, channels))
     _finish("add_chunks", x, channels, sums)
-    arrays = (grad_y, x, y, *statistics, grad_gamma, grad_beta, grad_x, grad_residual)
+    through = (None, None) if frozen else (grad_gamma, grad_beta)
+    arrays = (grad_y, x, y, *statistics, *through, grad_x, grad_residual)
     vector = vector_of(channels, x, *arrays)
     total, vectors = x.size // vector, channels // vector
     launch(
