@@ -17,7 +17,7 @@ from npresnet.engine.kernels import RecordedKernels
 from npresnet.engine.loss_kernel import LossKernel
 from npresnet.engine.program import Program
 from npresnet.engine.recording import Recorder, Recording
-from npresnet.engine.training_steps import TrainingFrame
+from npresnet.engine.training_frame import TrainingFrame
 from npresnet.engine.update import Update
 from npresnet.optim.optimizer import Optimizer
 from npresnet.optim.scaler import GradScaler

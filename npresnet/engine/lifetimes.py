@@ -7,8 +7,8 @@ reverse (step i at 2 * len(steps) - i).
 from __future__ import annotations
 
 from npresnet.engine.graph import Graph, Value
+from npresnet.engine.plain_training_steps import TrainingStep
 from npresnet.engine.storage import Storage
-from npresnet.engine.training_steps import TrainingStep
 
 __all__ = ["activation_lives", "gradient_lives", "gradient_places"]
 

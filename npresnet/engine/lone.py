@@ -22,7 +22,7 @@ from npresnet_kernels.contract import Array, Pair
 
 if TYPE_CHECKING:
     from npresnet.engine.steps import Frame
-    from npresnet.engine.training_steps import TrainingFrame
+    from npresnet.engine.training_frame import TrainingFrame
 
 __all__ = ["Lone", "lone_operation"]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from npresnet.engine.losses import recognised
 from npresnet.engine.program import Program
-from npresnet.engine.training_steps import TrainingFrame
+from npresnet.engine.training_frame import TrainingFrame
 from npresnet_kernels.contract import Array
 
 __all__ = ["LossKernel"]

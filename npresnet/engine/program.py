@@ -16,10 +16,12 @@ from npresnet.engine.passes.choose_algorithm import choose_algorithm
 from npresnet.engine.passes.fuse_normalise import fuse_normalise
 from npresnet.engine.passes.fuse_statistics import fuse_statistics
 from npresnet.engine.passes.plan_memory import Buffer, plan_memory
+from npresnet.engine.plain_training_steps import TrainingStep
 from npresnet.engine.request import home
 from npresnet.engine.storage import STORED, Storage
 from npresnet.engine.trace import trace_any_batch
-from npresnet.engine.training_steps import Area, TrainingFrame, TrainingStep, training_step
+from npresnet.engine.training_frame import Area, TrainingFrame
+from npresnet.engine.training_steps import training_step
 from npresnet.nn import Module
 from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array

@@ -28,7 +28,7 @@ from npresnet.engine.request import (
     takes_fallback,
 )
 from npresnet.engine.structure import Structure
-from npresnet.engine.training_steps import TrainingFrame
+from npresnet.engine.training_frame import TrainingFrame
 from npresnet.errors import DtypeError, GraphError, RangeError, ShapeError
 from npresnet.nn import Module
 from npresnet.optim.optimizer import Optimizer

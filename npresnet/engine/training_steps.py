@@ -1,7 +1,7 @@
-"""Steps of a training plan: a node's forward and backward, bound to the kernels that run them.
+"""Steps of a training plan with plan kernels: a node's forward and backward, bound to them.
 
-The fast steps read and write memory that the plan gives them; any other operation is a
-:class:`TrainingStep` and runs its own forward and backward, as on the tape.
+They read and write memory that the plan gives them; any other operation is a plain
+:class:`~npresnet.engine.plain_training_steps.TrainingStep`.
 """
 
 from __future__ import annotations
@@ -9,232 +9,25 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
 from npresnet.backend import Backend
 from npresnet.elementary import Reshape
-from npresnet.engine.arena import laid
-from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels, recorded_kernels
 from npresnet.engine.lone import Lone, lone_operation
 from npresnet.engine.operations import ConvEpilogue, NormActivation, is_whole_mean
-from npresnet.engine.steps import Frame, features, is_plain_max
+from npresnet.engine.plain_training_steps import TrainingStep, TrainingView
+from npresnet.engine.steps import features, is_plain_max
 from npresnet.engine.storage import Storage, rows
+from npresnet.engine.training_frame import Area, TrainingFrame
 from npresnet.errors import ShapeError
 from npresnet.functional.linear import Linear
-from npresnet.tape import Context
 from npresnet_kernels.contract import Array
 
-__all__ = ["Area", "TrainingFrame", "TrainingStep", "training_step"]
-
-
-class Area(NamedTuple):
-    """Memory for one step alone.
-
-    Attributes
-    ----------
-    forward, backward : array
-        Working memory in the storage type.
-    kept : array
-        Bytes that forward leaves for backward.
-    spares : dict of Value to array
-        Bytes for gradients that backward adds to what others wrote.
-    """
-
-    forward: Array
-    backward: Array
-    kept: Array
-    spares: dict[Value, Array]
-
-
-class TrainingFrame(Frame):
-    """What one training step works on; :class:`Frame` and:
-
-    Attributes
-    ----------
-    grads : dict of Value to array
-        Gradients so far.
-    memory : dict of Value to array
-        Where gradients that fast steps write are to lie; those of parameters included.
-    moments : dict of Value to array
-        By the maps that they are of, memory for a batch's means and variances (2, C).
-    gathered : set of Value
-        Maps whose moments are there already.
-    kept : dict
-        By step, what the forward of an operation leaves for its backward.
-    spares : dict of Value to array
-        Those of the step that runs backward, as far as they aren't in use.
-    """
-
-    __slots__ = ("gathered", "grads", "kept", "memory", "moments", "spares")
-
-    def __init__(
-        self,
-        values: dict[Value, Array],
-        batch: int,
-        scratch: Array,
-        storage: Storage,
-        memory: dict[Value, Array],
-        moments: dict[Value, Array],
-    ) -> None:
-        super().__init__(values, batch, scratch, storage)
-        self.memory = memory
-        self.moments = moments
-        self.gathered: set[Value] = set()
-        self.grads: dict[Value, Array] = {}
-        self.kept: dict[Any, Any] = {}
-        self.spares: dict[Value, Array] = {}
-
-    def restart(self) -> None:
-        """Forget what a run left, to run again."""
-        self.gathered.clear()
-        self.grads.clear()
-        self.kept.clear()
-
-    def collect(self, value: Value | None, grad: Array | None) -> None:
-        """Add a gradient to what a value has collected; it isn't changed later."""
-        if value is None or grad is None or not value.needs_grad:
-            return
-        memory = self.memory.get(value)
-        if memory is None:
-            self.repeatable = False
-            self.grads[value] = self.grads[value] + grad if value in self.grads else grad
-        elif value in self.grads:
-            self.storage.add_to(memory, grad)
-        else:
-            self.storage.write(grad, memory)
-            self.grads[value] = memory
-
-    def gradient(self, value: Value) -> Array:
-        """Return a gradient as it is kept: dense rows (N, C), or maps (N, H, W, C)."""
-        grad = self.grads[value]
-        return self.dense(grad.transpose(0, 2, 3, 1) if grad.ndim == 4 else grad)
-
-    def target(self, value: Value, dtype: np.dtype[Any] | None = None) -> Array:
-        """Return memory to write a gradient to: the value's own if it has none yet, else other.
-
-        ``dtype`` is what is written; None: for maps the storage type, else the value's own.
-        """
-        flows = value.source is None and len(value.shape) == 4
-        dtype = dtype or (self.storage.dtype if flows else value.dtype)
-        memory = self.memory.get(value) if value.needs_grad else None
-        if memory is not None and memory.dtype == dtype and value not in self.grads:
-            self.grads[value] = memory
-            return memory
-        shape = value.shape_at(self.batch)
-        spare = self.spares.pop(value, None)
-        if spare is not None:
-            return laid(spare, shape, dtype)
-        self.repeatable = False
-        if flows:
-            return self.storage.new(shape, dtype)
-        return self.storage.new((math.prod(shape),), dtype).reshape(shape)
-
-    def settle(self, value: Value, written: Array) -> None:
-        """Add what was written to memory from :meth:`target`, where that wasn't the value's own."""
-        if written is not self.memory.get(value):
-            self.collect(value, written)
-
-
-class TrainingStep:
-    """A node run as the tape runs it.
-
-    Attributes
-    ----------
-    node : Node
-        What it computes.
-    buffered : bool
-        Whether it writes its output into memory given by the plan.
-    needs_grad : tuple of bool
-        For each input, whether training wants its gradient.
-    """
-
-    buffered: ClassVar[bool] = False
-
-    def __init__(self, node: Node, backend: Backend) -> None:
-        self.node = node
-        self.backend = backend
-        self.needs_grad = tuple(v is not None and v.needs_grad for v in node.inputs)
-
-    @property
-    def backward_reads(self) -> list[Value]:
-        """Values that :meth:`backward` looks at."""
-        return [v for v in (*self.node.inputs, self.node.output) if v is not None]
-
-    @property
-    def in_place(self) -> Value | None:
-        """An input whose gradient :meth:`backward` may write over its output's."""
-        return None
-
-    @property
-    def targets(self) -> list[Value]:
-        """Inputs whose gradient :meth:`backward` writes to memory, rather than adding to it."""
-        return []
-
-    def share(self) -> None:
-        """Told if the gradient of ``in_place`` lies where its output's does."""
-
-    @property
-    def work_sizes(self) -> tuple[int, int]:
-        """Elements of the storage type that forward and backward each want for themselves."""
-        return 0, 0
-
-    @property
-    def moments_of(self) -> Value | None:
-        """Maps whose means and variances it works out, or reads."""
-        return None
-
-    def kept_bytes(self, batch: int) -> int:
-        """Bytes that forward leaves for backward."""
-        return 0
-
-    def scratch_floats(self, threads: int, batch: int) -> int:
-        """Return the float32 of working memory that it needs, for up to ``batch`` images."""
-        return 0
-
-    def forward(self, frame: TrainingFrame, area: Area) -> None:
-        """Compute the output."""
-        node = self.node
-        context = Context(self.backend, self.needs_grad)
-        attributes = resolve(node.attributes, frame.batch)
-        result = node.operation.forward(context, *frame.operands(node), **attributes)
-        frame.put(node.output, self.backend.xp.asarray(result))
-        frame.kept[self] = context
-
-    def backward(self, frame: TrainingFrame, area: Area) -> None:
-        """Hand the inputs their gradients."""
-        grad = frame.storage.converted(frame.grads[self.node.output], self.node.output.dtype)
-        grads = self.node.operation.backward(frame.kept.pop(self), grad)
-        for value, part in zip(self.node.inputs, grads, strict=True):
-            frame.collect(value, part)
-
-
-class _View(TrainingStep):
-    """Another shape for the same elements, in the same place where they lie in order."""
-
-    @property
-    def x(self) -> Value:
-        x = self.node.inputs[0]
-        assert x is not None
-        return x
-
-    def forward(self, frame: TrainingFrame, area: Area) -> None:
-        x, y = frame.values[self.x], self.node.output
-        shape = y.shape_at(frame.batch)
-        if x.flags.c_contiguous and x.dtype == self.x.dtype == frame.storage.of(y):
-            frame.values[y] = x.reshape(shape)
-        else:
-            frame.put(y, frame.storage.converted(x, self.x.dtype).reshape(shape))
-
-    def backward(self, frame: TrainingFrame, area: Area) -> None:
-        grad = frame.grads[self.node.output]
-        if grad.dtype != self.x.dtype or not grad.flags.c_contiguous:
-            frame.repeatable = False
-        whole = frame.storage.converted(grad, self.x.dtype)
-        frame.collect(self.x, whole.reshape(self.x.shape_at(frame.batch)))
+__all__ = ["training_step"]
 
 
 class _FastStep(TrainingStep):
@@ -626,7 +419,7 @@ def training_step(
     if lone is not None and kernels is not None:
         return _LoneStep(node, backend, kernels, lone)
     if node.operation is Reshape:
-        return _View(node, backend)
+        return TrainingView(node, backend)
     if kernels is None or x is None or not x.dtype == y.dtype == np.float32:
         return TrainingStep(node, backend)
     weight = node.inputs[1] if len(node.inputs) > 1 else None

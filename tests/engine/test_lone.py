@@ -8,8 +8,8 @@ import pytest
 import npresnet as nr
 from npresnet import functional as F
 from npresnet import nn
+from npresnet.engine.plain_training_steps import TrainingStep
 from npresnet.engine.program import Program
-from npresnet.engine.training_steps import TrainingStep
 from npresnet.models.resnet import SqueezeExcite
 from npresnet.optim import GradScaler
 from tests.engine.networks import lived_in
