@@ -38,8 +38,11 @@ def text(outcomes: Sequence[Any]) -> str:
 
 
 def _sections(outcomes: Sequence[Any]) -> str:
-    rows = [(o.name, o.status, f"{o.seconds:.0f}", str(len(o.records))) for o in outcomes]
-    return report.table("sections", ("", "status", "s", "records"), rows)
+    rows = []
+    for o in outcomes:
+        wrong = sum("error" in r and r.get("outcome") != "skipped" for r in o.records)
+        rows.append((o.name, o.status, f"{o.seconds:.0f}", str(len(o.records)), str(wrong)))
+    return report.table("sections", ("", "status", "s", "records", "with errors"), rows)
 
 
 def _plain(title: str, records: Sequence[Record]) -> str:

@@ -388,8 +388,10 @@ def _torch_model(notes: Notes, torch: Any, precision: str) -> Any:
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     model = ResNet(MODEL, classes=CLASSES)
-    with np.load(notes.out / "weights.npz") as file:
-        model.load_state_dict({key: torch.from_numpy(file[key]) for key in file.files})
+    weights = notes.out / "weights.npz"
+    if weights.exists():
+        with np.load(weights) as file:
+            model.load_state_dict({key: torch.from_numpy(file[key]) for key in file.files})
     return model.cuda().to(memory_format=torch.channels_last)
 
 
