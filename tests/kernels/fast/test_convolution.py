@@ -205,6 +205,7 @@ def test_gradients_same_bits_on_any_threads():
         ((3, 32, 64, 3, 2, 1, 15, 15), "direct"),
         ((3, 3, 64, 7, 2, 3, 33, 32), "direct"),
         ((9, 80, 64, 3, 1, 1, 2, 2), "direct"),
+        ((9, 80, 64, 3, 1, 1, 2, 2), "winograd2x2"),
     ):
         layer = Layer(shape, algorithm, threads=most)
         packed = layer.convolution.pack_grad_input(layer.weight)

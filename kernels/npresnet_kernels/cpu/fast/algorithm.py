@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
 
-from .transforms import F2, F4, M2, Form
+from .transforms import F2, F4, GRADIENT_F4, GRADIENT_M2, M2, Form
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
 
 FMAS_PER_CYCLE = 2
@@ -201,6 +201,8 @@ def work_of(
 
 
 FORMS = {"winograd4": F4, "winograd2": F2, "winograd2x2": M2}
+
+WEIGHT_FORMS = {"winograd4": GRADIENT_F4, "winograd2": GRADIENT_F4, "winograd2x2": GRADIENT_M2}
 
 
 def fits_map(size: tuple[int, int], padding: int) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .algorithm import FORMS, choose_algorithm, fits_map
+from .algorithm import FORMS, WEIGHT_FORMS, choose_algorithm, fits_map
 from .memory import ALIGNMENT, aligned_empty
 from .norm import moments as moments_of
 from .norm import moments_of_sums, sum_rows
@@ -98,7 +98,7 @@ class Convolution:
             self.input_size,
             self.output_size,
         )
-        self._weight = weight_problem(layer, self.algorithm in ("winograd4", "winograd2"))
+        self._weight = weight_problem(layer, WEIGHT_FORMS.get(self.algorithm))
 
     def _forward_problem(self) -> Problem:
         """Return the problem of the forward pass."""

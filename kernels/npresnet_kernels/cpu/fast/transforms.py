@@ -460,6 +460,38 @@ def filter_3_4(
     _weight_3_4(points, point_step, target, row_step, step, lane_step, lanes)
 
 
+_gradient_2_map = ir_kernel("gradient_2_map", "piipiii", _into_points(MAP_2[0].T))
+_filter_2_map = ir_kernel("filter_2_map", "pipiiii", _into_filters(MAP_2[1].T))
+
+
+@kernel
+def gradient_2_map(
+    source: int,
+    row_step: int,
+    step: int,
+    target: int,
+    point_step: int,
+    count: int,
+    vector_step: int,
+) -> None:
+    """An output gradient of 2 x 2 pixels to 9 points."""
+    _gradient_2_map(source, row_step, step, target, point_step, count, vector_step)
+
+
+@kernel
+def filter_2_map(
+    points: int,
+    point_step: int,
+    target: int,
+    row_step: int,
+    step: int,
+    lane_step: int,
+    lanes: int,
+) -> None:
+    """9 points to the 3 x 3 taps of a weight gradient."""
+    _filter_2_map(points, point_step, target, row_step, step, lane_step, lanes)
+
+
 call_filter: Callable[..., Any] = indirect_call("call_filter", 7)
 call_input: Callable[..., Any] = indirect_call("call_input", 7)
 call_weight: Callable[..., Any] = indirect_call("call_weight", 10)
@@ -492,10 +524,44 @@ class Form:
 
     @property
     def inset(self) -> int:
-        """Pixels at a tile's edge that outputs depend on, but that aren't read."""
+        """Pixels at a tile's edge that aren't read, since they are always padding."""
         return (self.outputs + 2 - self.inputs) // 2
 
 
 F4 = Form(4, 6, 6, input_4_3, weight_4_3, output_4_3)
 F2 = Form(2, 4, 4, input_2_3, weight_2_3, output_2_3)
 M2 = Form(2, 2, 3, input_2_map, weight_2_map, output_2_map)
+
+
+@dataclass(frozen=True)
+class WeightForm:
+    """One Winograd form of a 3x3 convolution's weight gradient: sides of its tiles, and transforms.
+
+    Attributes
+    ----------
+    outputs, inputs : int
+        Of the pixels of dY and X that make a tile.
+    size : int
+        Of the transformed tile.
+    """
+
+    outputs: int
+    inputs: int
+    size: int
+    input: Kernel
+    gradient: Kernel
+    filter: Kernel
+
+    @property
+    def points(self) -> int:
+        """How many products a tile takes."""
+        return self.size**2
+
+    @property
+    def inset(self) -> int:
+        """Pixels at a tile's edge that aren't read, since they are always padding."""
+        return (self.outputs + 2 - self.inputs) // 2
+
+
+GRADIENT_F4 = WeightForm(4, 6, 6, input_4_3, gradient_3_4, filter_3_4)
+GRADIENT_M2 = WeightForm(2, 2, 3, input_2_map, gradient_2_map, filter_2_map)

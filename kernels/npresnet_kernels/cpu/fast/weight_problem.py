@@ -13,7 +13,7 @@ from .memory import ALIGNMENT, align
 from .microkernel import gemm_strided
 from .parallel import Integers, run, thread_count
 from .problem import Floats, address, ceil_div
-from .transforms import filter_3_4, gradient_3_4, input_4_3
+from .transforms import WeightForm
 from .vector import TILE_COLUMNS
 from .weight_parts import add_shards, line_bytes, row_bytes, sums_bytes, vector_rows
 
@@ -164,21 +164,25 @@ class TinyWeightProblem:
 
 
 class WinogradWeightProblem:
-    """The weight gradient of a 3x3 convolution of stride 1, in Winograd form."""
+    """The weight gradient of a 3x3 convolution of stride 1, in a Winograd form."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.tiles = tuple(ceil_div(extent, winograd.TILE) for extent in layer.out_size)
+    def __init__(self, layer: Layer, form: WeightForm) -> None:
+        self.form = form
+        self.tiles = tuple(ceil_div(extent, form.outputs) for extent in layer.out_size)
         self.regions = layer.regions(REGION)
         self.shards = ceil_div(MIN_ITEMS, self.regions)
         self.partial_bytes = self.shards * layer.weights * 4 if self.shards > 1 else 0
         rows, columns = min(layer.out_channels, REGION), min(layer.channels, REGION)
         tile = row_bytes(rows) + vector_rows(columns)
         # a multiple of the unrolling
-        group = GROUP_BYTES // (winograd.POINTS * tile) // 4 * 4
-        points = winograd.POINTS * (group * tile + sums_bytes(rows, columns))
+        group = min(GROUP_BYTES // (form.points * tile) // 4 * 4, BLOCK)
+        points = form.points * (group * tile + sums_bytes(rows, columns))
         self.thread_bytes = align(winograd.PATCH_BYTES + line_bytes(columns, 9) + points)
 
         self._table = table = _table(winograd, layer)
+        table[winograd.PADDING] -= form.inset
+        table[winograd.OUTPUTS], table[winograd.SIDE] = form.outputs, form.inputs
+        table[winograd.POINTS] = form.points
         table[winograd.TILE_HEIGHT], table[winograd.TILE_WIDTH] = self.tiles
         table[winograd.GROUP] = group
         table[winograd.REGION_ROWS], table[winograd.REGION_COLUMNS] = rows, columns
@@ -196,9 +200,9 @@ class WinogradWeightProblem:
         partial = int(table[winograd.SCRATCH]) + threads * self.thread_bytes
         table[winograd.PARTIAL] = partial
         table[winograd.TILES] = x.shape[0] * self.tiles[0] * self.tiles[1]
-        table[winograd.INPUT_TRANSFORM] = input_4_3.address
-        table[winograd.GRADIENT_TRANSFORM] = gradient_3_4.address
-        table[winograd.FILTER_TRANSFORM] = filter_3_4.address
+        table[winograd.INPUT_TRANSFORM] = self.form.input.address
+        table[winograd.GRADIENT_TRANSFORM] = self.form.gradient.address
+        table[winograd.FILTER_TRANSFORM] = self.form.filter.address
         run(winograd.weight_winograd, table, self.regions * self.shards, threads)
         if self.shards > 1:
             add_shards(partial, self.shards, grad_weight, threads)
@@ -207,8 +211,8 @@ class WinogradWeightProblem:
 WeightProblem = DirectWeightProblem | TinyWeightProblem | WinogradWeightProblem
 
 
-def weight_problem(layer: Layer, winograd_form: bool) -> WeightProblem:
-    """Return the problem of a layer's weight gradient, in Winograd form or as suits its shape."""
-    if winograd_form:
-        return WinogradWeightProblem(layer)
+def weight_problem(layer: Layer, form: WeightForm | None) -> WeightProblem:
+    """Return the problem of a layer's weight gradient, in a Winograd form or as suits its shape."""
+    if form is not None:
+        return WinogradWeightProblem(layer, form)
     return (TinyWeightProblem if layer.mostly_padding else DirectWeightProblem)(layer)

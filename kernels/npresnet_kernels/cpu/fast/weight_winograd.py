@@ -1,12 +1,14 @@
-"""Weight gradient of a 3x3, stride-1 convolution in Winograd form F(3x3, 4x4), deterministic.
+"""Weight gradient of a 3x3, stride-1 convolution in a Winograd form, deterministic.
 
-Correlating a 4 x 4 tile of dY with the 6 x 6 tile of X under it gives a share of the gradient:
-dW = sum over tiles of A^T [(G dY G^T) * (B^T X B)] A. The sum commutes with A, so per point it is a
-product over the tiles, a quarter of the direct form's work:
+In F(3x3, 4x4), correlating a 4 x 4 tile of dY with the 6 x 6 tile of X under it gives a share of
+the gradient: dW = sum over tiles of A^T [(G dY G^T) * (B^T X B)] A. The sum commutes with A, so per
+point it is a product over the tiles, a quarter of the direct form's work:
 
     V (points, tiles, C vectors)      B^T X B, the transform of the forward pass
     E (points, tiles, K vectors)      G dY G^T
     M (points, k tiles, c tiles, rows, 2L) = E^T V
+
+On whole maps of 2x2 there are 9 points instead of 36, from `MAP_2` of `matrices`.
 
 An item owns a region of K x C and a shard of the tiles, and walks over its tiles in groups whose V
 and E fit L2 beside M. It transforms what it needs itself, though items of the same tiles or
@@ -45,6 +47,9 @@ from .winograd import PATCH_VECTORS, transform_patch
     OUT_WIDTH,
     OUT_CHANNELS,
     PADDING,
+    OUTPUTS,
+    SIDE,
+    POINTS,
     TILE_HEIGHT,
     TILE_WIDTH,
     TILES,
@@ -56,14 +61,10 @@ from .winograd import PATCH_VECTORS, transform_patch
     GRADIENT_TRANSFORM,
     FILTER_TRANSFORM,
     GEMM,
-) = range(FIRST, FIRST + 24)
+) = range(FIRST, FIRST + 27)
 
-SIZE = 6
-POINTS = 36
-TILE = 4
-"""Side of a tile of the output gradient."""
-
-PATCH_BYTES = POINTS * PATCH_VECTORS * VECTOR_BYTES
+PATCH_BYTES = 36 * PATCH_VECTORS * VECTOR_BYTES
+"""Room for the pixels of the largest form's tile."""
 
 
 @helper
@@ -82,13 +83,14 @@ def transform_group(
     """Write V and E of `count` tiles from `first` on, for the region's channels."""
     across, down = load_int(table, TILE_WIDTH), load_int(table, TILE_HEIGHT)
     padding = load_int(table, PADDING)
+    outputs = load_int(table, OUTPUTS)
     group = load_int(table, GROUP)
     v_row, e_row = vector_rows(columns), row_bytes(rows)
     for number in range(count):
         tile = first + number
         image = tile // (across * down)
-        top = tile // across % down * TILE
-        left = tile % across * TILE
+        top = tile // across % down * outputs
+        left = tile % across * outputs
         transform_patch(
             load_int(table, INPUT_TRANSFORM),
             load_int(table, X) + 4 * c_first,
@@ -99,7 +101,7 @@ def transform_group(
             image,
             top - padding,
             left - padding,
-            SIZE,
+            load_int(table, SIDE),
             v + number * v_row,
             group * v_row,
             VECTOR_BYTES,
@@ -115,13 +117,13 @@ def transform_group(
             image,
             top,
             left,
-            TILE,
+            outputs,
             e + number * e_row,
             group * e_row,
             VECTOR_BYTES,
             patch,
         )
-    for point in range(POINTS):
+    for point in range(load_int(table, POINTS)):
         clear_tail(v + point * group * v_row, v_row, count)
         clear_tail(e + point * group * e_row, e_row, count)
 
@@ -156,14 +158,15 @@ def weight_winograd(table: int, thread: int, threads: int) -> None:
     group, shards = load_int(table, GROUP), load_int(table, SHARDS)
     channels, out_channels = load_int(table, CHANNELS), load_int(table, OUT_CHANNELS)
     region_rows, region_columns = load_int(table, REGION_ROWS), load_int(table, REGION_COLUMNS)
+    points = load_int(table, POINTS)
     across = (channels + region_columns - 1) // region_columns
     tiles = load_int(table, TILES)
 
     patch = load_int(table, SCRATCH) + thread * load_int(table, THREAD_SCRATCH)
     line = patch + PATCH_BYTES
     v = line + line_bytes(region_columns, 9)
-    e = v + POINTS * group * vector_rows(region_columns)
-    sums = e + POINTS * group * row_bytes(region_rows)
+    e = v + points * group * vector_rows(region_columns)
+    sums = e + points * group * row_bytes(region_rows)
     item = next_item(table)
     while item >= 0:
         shard = item % shards
@@ -175,14 +178,14 @@ def weight_winograd(table: int, thread: int, threads: int) -> None:
         point_sums = sums_bytes(rows, columns)
         v_row, e_row = vector_rows(columns), row_bytes(rows)
         if begin == end:
-            zero_vectors(sums, POINTS * point_sums // VECTOR_BYTES)
+            zero_vectors(sums, points * point_sums // VECTOR_BYTES)
         # groups of even sizes: the products' depth
         groups = (end - begin + group - 1) // group
         for number in range(groups):
             first = begin + number * (end - begin) // groups
             count = begin + (number + 1) * (end - begin) // groups - first
             transform_group(table, first, count, k_first, rows, c_first, columns, v, e, patch)
-            for point in range(POINTS):
+            for point in range(points):
                 multiply_rows(
                     load_int(table, GEMM),
                     e + point * group * e_row,
