@@ -4,13 +4,13 @@
 // its block (__syncthreads) or its warp (shuffles, votes, __syncwarp); who is waited for runs
 // next, forwards and backwards through the block in turn, so that a missing barrier shows. Errors:
 // a barrier that not all threads reach, or not at the same line; a warp operation whose lanes
-// disagree; a wait that nothing can end; a write behind the dynamic shared memory. Shared memory is
-// filled with NaN before each block.
+// disagree; a wait that nothing can end; a write behind the dynamic shared memory; what a header's
+// body refuses. Shared memory is filled with NaN before each block.
 //
 // What C++ can't say (PTX) a kernel reaches through headers of its own, *.cuh; where this folder has
 // a namesake of such a header, its bodies are compiled in its place. Bodies of warp-wide
 // instructions use shim::all_lanes, which shows each lane the values of all; shim::lane() and
-// shim::thread() tell who asks.
+// shim::thread() tell who asks. shim::wait_until waits for what other threads do.
 
 
 #include <cmath>
@@ -32,6 +32,7 @@ using std::isnan;
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 // One section holds all static shared memory of a file, so that it can be filled before a block.
 #define __shared__ static __attribute__((section("shim_shared")))
@@ -54,7 +55,7 @@ SHIM_VECTORS(double, double, 8)
 
 namespace shim {
 
-enum State { READY, AT_BLOCK, AT_WARP, DONE };
+enum State { READY, AT_BLOCK, AT_WARP, WAITING, DONE };
 
 struct Fiber {
     jmp_buf here;
@@ -68,6 +69,9 @@ struct Fiber {
     const void* mine;  // what this lane shows the others,
     void* all;         // where it wants to see all 32 of them,
     size_t size;       // and the bytes of one
+    bool (*ended)(const void*, int);  // a wait is over when it is true of these two
+    const void* object;
+    int argument;
 };
 
 const size_t STACK = 256 * 1024;
@@ -83,6 +87,8 @@ static void** arguments;
 static char* dynamic_shared;
 static size_t dynamic_size;
 static char message[512];
+static bool refused;
+static const char* (*block_ended)();  // a header's look at what a block leaves: null, or an error
 
 inline int lane() { return current % 32; }
 inline int thread() { return current; }
@@ -134,6 +140,26 @@ inline void collect(unsigned mask, int line, const void* mine, void* all, size_t
     give_way();
 }
 
+inline void wait_until(bool (*ended)(const void*, int), const void* object, int argument) {
+    Fiber& f = fibers[current];
+    while (!ended(object, argument)) {
+        f.state = WAITING;
+        f.line = 0;
+        f.ended = ended;
+        f.object = object;
+        f.argument = argument;
+        give_way();
+    }
+}
+
+// Ends the launch: a device would fault, hang or compute something else.
+[[noreturn]] inline void refuse(const char* what) {
+    snprintf(message, sizeof message, "%s: thread %d of block (%u, %u, %u)", what, current, blockIdx.x,
+             blockIdx.y, blockIdx.z);
+    refused = true;
+    for (;;) give_way();
+}
+
 template <class V>
 struct Lanes {
     V value[32];
@@ -181,6 +207,15 @@ inline bool release_warp(int first, int count, bool& released) {
     return true;
 }
 
+inline void release_waiting(int count, bool& released) {
+    for (int t = 0; t < count; ++t) {
+        Fiber& f = fibers[t];
+        if (f.state != WAITING || !f.ended(f.object, f.argument)) continue;
+        f.state = READY;
+        released = true;
+    }
+}
+
 inline bool release_block(int count, bool& released) {
     int at = 0, done = 0, waiting = -1, other = -1;
     for (int t = 0; t < count; ++t) {
@@ -209,6 +244,7 @@ inline bool run_block(int count, unsigned turn) {
         for (int i = 0; i < count; ++i) {
             const int t = turn % 2 ? count - 1 - i : i;
             if (fibers[t].state == READY) resume(t);
+            if (refused) return false;
         }
         int done = 0;
         for (int t = 0; t < count; ++t) done += fibers[t].state == DONE;
@@ -217,11 +253,12 @@ inline bool run_block(int count, unsigned turn) {
         for (int first = 0; first < count; first += 32)
             if (!release_warp(first, count, released)) return false;
         if (!release_block(count, released)) return false;
+        release_waiting(count, released);
         if (!released) {
             int a = 0, b = 0;
             for (int t = 0; t < count; ++t) {
                 if (fibers[t].state == AT_BLOCK) a = t;
-                if (fibers[t].state == AT_WARP) b = t;
+                if (fibers[t].state == AT_WARP || fibers[t].state == WAITING) b = t;
             }
             return fail("deadlock", a, b);
         }
@@ -278,9 +315,10 @@ inline const char* launch(void (*kernel)(void**), const unsigned* shape, void** 
     const int count = blockDim.x * blockDim.y * blockDim.z;
     invoke = kernel;
     arguments = values;
-    char* memory = (char*)aligned_alloc(128, (dynamic_size + 2 * SHARED_GUARD + 127) / 128 * 128);
+    char* memory = (char*)aligned_alloc(1024, (dynamic_size + 2 * SHARED_GUARD + 1023) / 1024 * 1024);
     dynamic_shared = memory;
     message[0] = 0;
+    refused = false;
     bool fine = true;
     for (unsigned z = 0; fine && z < gridDim.z; ++z)
         for (unsigned y = 0; fine && y < gridDim.y; ++y)
@@ -289,6 +327,11 @@ inline const char* launch(void (*kernel)(void**), const unsigned* shape, void** 
                 if (static_shared()) memset(__start_shim_shared, 0xff, static_shared());
                 memset(memory, 0xff, dynamic_size + SHARED_GUARD);
                 fine = run_block(count, x + y + z);
+                const char* left = block_ended ? block_ended() : nullptr;
+                if (fine && left) {
+                    snprintf(message, sizeof message, "%s: block (%u, %u, %u)", left, x, y, z);
+                    fine = false;
+                }
                 for (size_t i = 0; fine && i < SHARED_GUARD; ++i)
                     if (memory[dynamic_size + i] != (char)0xff) {
                         snprintf(message, sizeof message,

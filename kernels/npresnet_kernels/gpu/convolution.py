@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.gpu import hopper
 from npresnet_kernels.gpu.device import array_module, blocks, empty, launch, scalar_type
 from npresnet_kernels.gpu.errors import DeviceError
 from npresnet_kernels.gpu.products import (
@@ -197,6 +198,9 @@ class Convolution:
         Of the window.
     groups : int, optional
         Of channels that are convolved apart.
+    algorithm : {"auto", "wgmma"}
+        ``"wgmma"`` computes y, and the gradient of x where it can, as
+        :class:`~npresnet_kernels.gpu.hopper.HopperProduct` does.
 
     Attributes
     ----------
@@ -208,7 +212,7 @@ class Convolution:
     Raises
     ------
     DeviceError
-        If the current device doesn't know bfloat16 or TF32.
+        If the current device doesn't know bfloat16 or TF32; if ``"wgmma"`` can't compute y.
     """
 
     def __init__(
@@ -220,7 +224,9 @@ class Convolution:
         dtype: Any,
         dilation: Pair = (1, 1),
         groups: int = 1,
+        algorithm: str = "auto",
     ) -> None:
+        self._algorithm = algorithm
         self._channels, height, width = maps
         self._outs, _, *window = weight
         kernel = (window[0], window[1])
@@ -242,7 +248,9 @@ class Convolution:
         own = image[2] // self._slices
         gather = Gather(image, own, deltas, self.output, (stride[0], stride[1] // fold))
         target = (*self.output, self._outs)
-        self._forward = GatherProduct(kind, gather, target, slices=self._slices)
+        if algorithm == "wgmma":
+            hopper.require(kind.dtype, gather)
+        self._forward = hopper.product(algorithm, kind, gather, target, slices=self._slices)
         padded = self._padded_outs // self._slices
         self._weight = WeightProduct(kind, gather, padded, self._slices)
         rows, columns = self._sides(outs_first=True)
@@ -275,7 +283,8 @@ class Convolution:
         places = [place for several, _ in taps for place in several]
         packing = _Packing(places, *self._sides(outs_first=False), own, self._slices)
         target = (height, width, self._channels)
-        product = GatherProduct(self._kind, gather, target, stride, first, self._slices)
+        places_of = {"step": stride, "first": first, "slices": self._slices}
+        product = hopper.product(self._algorithm, self._kind, gather, target, **places_of)
         self._parities.append((packing, product))
 
     def _x_space(self, batch: int) -> Space:

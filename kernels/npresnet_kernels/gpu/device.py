@@ -110,9 +110,16 @@ def out_of_memory(asked: str) -> str:
 
 
 @functools.cache
-def _module(cupy: Any, source: str, defines: tuple[tuple[str, str], ...]) -> Any:
-    """The compiled source; CuPy compiles when a kernel is first launched, once a device."""
+def _module(
+    cupy: Any, source: str, defines: tuple[tuple[str, str], ...], architecture: str | None
+) -> Any:
+    """The compiled source; CuPy compiles when a kernel is first launched, once a device.
+
+    CuPy adds the device's architecture to the options; NVRTC goes by the first one that it finds.
+    """
     options = ("-std=c++14", *(f"-D{name}={value}" for name, value in defines))
+    if architecture is not None:
+        options = (f"-arch={architecture}", *options)
     return cupy.RawModule(code=read_source(source), options=options)
 
 
@@ -124,9 +131,10 @@ def _kernel(
     name: str,
     defines: tuple[tuple[str, str], ...],
     shared: int,
+    architecture: str | None,
 ) -> Any:
     """A kernel whose shared memory is set; CuPy sets it for the current ``device`` alone."""
-    kernel = _module(cupy, source, defines).get_function(name)
+    kernel = _module(cupy, source, defines, architecture).get_function(name)
     if shared > FREE_SHARED:
         kernel.max_dynamic_shared_size_bytes = shared
     return kernel
@@ -150,6 +158,7 @@ def launch(
     block: Sequence[int] = (THREADS,),
     shared: int = 0,
     defines: Mapping[str, str | int] | None = None,
+    architecture: str | None = None,
 ) -> None:
     """Queue a kernel on the current stream of the current device.
 
@@ -169,6 +178,8 @@ def launch(
         Bytes of dynamic shared memory.
     defines : mapping, optional
         Macros to compile with; ``SCALAR`` is the element type.
+    architecture : str, optional
+        What to compile for, such as ``"sm_90a"``, if that isn't the device's plain one.
 
     Raises
     ------
@@ -179,7 +190,7 @@ def launch(
     macros = tuple((key, str(value)) for key, value in (defines or {}).items())
     try:
         device = cupy.cuda.runtime.getDevice()
-        kernel = _kernel(cupy, device, source, name, macros, shared)
+        kernel = _kernel(cupy, device, source, name, macros, shared, architecture)
         kernel(tuple(grid), tuple(block), tuple(map(_argument, arguments)), shared_mem=shared)
     except Exception as error:  # CuPy has half a dozen kinds, from compiler, driver and runtime
         raise DeviceError(_failure(source, name, grid, block, arguments, error)) from error

@@ -2,73 +2,7 @@
 // RESULT is the type of y: that of x, or float.
 #include "tile.cuh"
 
-typedef RESULT result;
-
-enum {
-    PITCH = TILE_N + 8,          // of a row of sums in shared memory
-    WIDE = 16 / sizeof(result),  // elements of y that a thread stores at once
-};
-
-template <int N>
-struct __align__(N * sizeof(result)) Results {
-    result v[N];
-};
-
-// y = relu(sum * scale + bias + residual) for N neighbouring columns; what isn't there is null.
-template <int N>
-__device__ __forceinline__ void finish(const float* sum, const float* scale, const float* bias,
-                                       const result* residual, bool relu, result* y, int column,
-                                       long long place) {
-    float v[N];
-#pragma unroll
-    for (int e = 0; e < N; ++e) v[e] = sum[e];
-    if (scale)
-#pragma unroll
-        for (int e = 0; e < N; ++e) v[e] *= scale[column + e];
-    if (bias)
-#pragma unroll
-        for (int e = 0; e < N; ++e) v[e] += bias[column + e];
-    if (residual) {
-        const Results<N> more = *reinterpret_cast<const Results<N>*>(residual + place);
-#pragma unroll
-        for (int e = 0; e < N; ++e) v[e] += (float)Scalar<result>::load(more.v[e]);
-    }
-    Results<N> made;
-#pragma unroll
-    for (int e = 0; e < N; ++e)
-        made.v[e] = Scalar<result>::store(relu && v[e] < 0 ? 0 : v[e]);  // NaN stays
-    *reinterpret_cast<Results<N>*>(y + place) = made;
-}
-
-// Of each of the tile's columns the sum of its rows, and the sum of squares about their mean (Chan,
-// Golub and LeVeque 1983 tell how such pairs are joined), in float: part is (2, between).
-__device__ __forceinline__ void tile_moments(const Sums& sums, float* space, float* part, int rows,
-                                             int first_column, int columns, int between) {
-    float* means = space + TILE_M / 8 * PITCH;
-#pragma unroll
-    for (int pass = 0; pass < 2; ++pass) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-            const int column = Sums::column(j);
-            const float mean = pass ? means[column] : 0;
-            float total = 0;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                const float v = sums.at(i, j) - mean;
-                if (Sums::row(i) < rows) total += pass ? v * v : v;
-            }
-            space[Sums::owner() * PITCH + column] = total;
-        }
-        __syncthreads();
-        for (int c = threadIdx.x; c < TILE_N; c += THREADS) {
-            float total = 0;
-            for (int owner = 0; owner < TILE_M / 8; ++owner) total += space[owner * PITCH + c];
-            if (first_column + c < columns) part[pass * between + first_column + c] = total;
-            if (!pass) means[c] = total / rows;
-        }
-        __syncthreads();
-    }
-}
+#include "finish.cuh"
 
 // Row (n, p, q) of y: sum over k of x, gathered about pixel (p * step_h, q * step_w), times `weight`,
 // (columns, k). It goes to pixel (p * y_step_h + y_first_h, ...) of an image of y_height x y_width, as
@@ -85,14 +19,8 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
                    int x_own, int p_size, int q_size, int step_h, int step_w, int y_height, int y_width,
                    int y_step_h, int y_step_w, int y_first_h, int y_first_w) {
     DYNAMIC_SHARED(unsigned char, memory);
-    const int all_columns = columns * gridDim.z, slice_column = columns * blockIdx.z;
     x += x_own * blockIdx.z;
-    weight += (long long)slice_column * vectors * VECTOR;
-    y += slice_column;
-    if (scale) scale += slice_column;
-    if (bias) bias += slice_column;
-    if (residual) residual += slice_column;
-    if (parts) parts += slice_column;
+    weight += (long long)columns * blockIdx.z * vectors * VECTOR;
     const int first_row = blockIdx.x * TILE_M, first_column = blockIdx.y * TILE_N;
     const int vector = threadIdx.x % 4, line = threadIdx.x / 4;
 
@@ -150,39 +78,7 @@ extern "C" __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
 
     copies_wait<0>();
     __syncthreads();  // the stages' memory is free
-    float* space = reinterpret_cast<float*>(memory);
-    if (parts)
-        tile_moments(sums, space, parts + 2LL * blockIdx.x * all_columns,
-                     rows - first_row < TILE_M ? rows - first_row : TILE_M, first_column, columns,
-                     all_columns);
-    const bool dense = p_size == y_height && q_size == y_width;  // a row for each pixel, in order
-#pragma unroll
-    for (int quarter = 0; quarter < 4; ++quarter) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int j = 0; j < 8; ++j)
-                space[Sums::slot(i) * PITCH + Sums::column(j)] = sums.at(2 * quarter + i, j);
-        __syncthreads();
-        for (int at = threadIdx.x; at < TILE_M / 4 * (TILE_N / WIDE); at += THREADS) {
-            const int slot = at / (TILE_N / WIDE), c = at % (TILE_N / WIDE) * WIDE;
-            const int row = first_row + Sums::row_of(quarter, slot), column = first_column + c;
-            if (row >= rows || column >= columns) continue;
-            long long pixel = row;
-            if (!dense) {
-                const int h = row / q_size % p_size * y_step_h + y_first_h;
-                const int w = row % q_size * y_step_w + y_first_w;
-                pixel = ((long long)(row / q_size / p_size) * y_height + h) * y_width + w;
-            }
-            const long long place = pixel * all_columns + column;
-            const float* sum = space + slot * PITCH + c;
-            if (columns % WIDE == 0)
-                finish<WIDE>(sum, scale, bias, residual, relu, y, column, place);
-            else
-#pragma unroll 1
-                for (int e = 0; e < WIDE && column + e < columns; ++e)
-                    finish<1>(sum + e, scale, bias, residual, relu, y, column + e, place + e);
-        }
-        __syncthreads();
-    }
+    const Place place = {rows,    columns,  p_size,   q_size,    y_height,
+                         y_width, y_step_h, y_step_w, y_first_h, y_first_w};
+    finish_tile(sums, reinterpret_cast<float*>(memory), place, y, scale, bias, residual, relu, parts);
 }

@@ -31,11 +31,10 @@ __device__ __forceinline__ int swizzled(int row, int vector) {
     return row * 64 + (vector ^ (row >> 1 & 3)) * 16;
 }
 
-// A thread's sums. Sum (i, j) stands in row row(i) and column column(j) of the tile. The rows i = 2q
-// and 2q + 1 of all threads are a quarter of the tile: in it row(i) is slot(i), and slot s of quarter
-// q is row row_of(q, s).
+// A thread's sums, as finish.cuh wants them: the rows i = 2q and 2q + 1 of all threads are quarter q.
 #if EXACT
 struct Sums {
+    enum { ROWS = 8, COLUMNS = 8, PARTS = 4 };
     float v[8][8];
 
     static __device__ __forceinline__ int owner() { return threadIdx.x / SIDE_N; }
@@ -71,6 +70,7 @@ struct Sums {
 };
 #else
 struct Sums {
+    enum { ROWS = 8, COLUMNS = 8, PARTS = 4 };
     float v[4][4][4];  // 16 rows, 8 columns, the four of a fragment
 
     static __device__ __forceinline__ int owner() {

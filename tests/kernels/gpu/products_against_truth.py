@@ -35,6 +35,7 @@ class Layer(NamedTuple):
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    algorithm: str = "auto"
 
     @property
     def weight(self) -> tuple[int, int, int, int]:
@@ -45,7 +46,8 @@ class Layer(NamedTuple):
         maps = (channels, height, width)
         with use_precision("tf32" if precision == "tf32" else "fp32"):
             layer = (maps, self.weight, self.stride, self.padding)
-            return Convolution(*layer, DTYPES[precision], self.dilation, self.groups)
+            more = (self.dilation, self.groups, self.algorithm)
+            return Convolution(*layer, DTYPES[precision], *more)
 
     @property
     def window(self) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from npresnet_kernels.gpu import hopper
 from npresnet_kernels.gpu.source import HERE, kernel_names, read_source
 from npresnet_kernels.gpu.tiles import TILES, Tile
 
@@ -99,6 +100,15 @@ for product, (scalar, exact) in PRODUCTS.items():
             both[:1], {**macros, "RESULT": "float"}, product_budget(exact, tile), since
         )
 
+# wgmma: two blocks of 288 threads on a multiprocessor
+for scalar in ("half16", "bfloat16"):
+    for tile, stages in hopper.STAGES.items():
+        sizes = {"TILE_M": tile.rows, "TILE_N": tile.columns, "STAGES": stages}
+        macros = {"SCALAR": scalar, "RESULT": scalar, **sizes}
+        VARIANTS[f"hopper {scalar}, {tile.rows} x {tile.columns}"] = Variant(
+            ("hopper_product.cu",), macros, Budget(112, shared=0), ("90a",)
+        )
+
 
 @dataclass(frozen=True)
 class Use:
@@ -151,6 +161,7 @@ def test_compiles_within_its_budget(name, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr, done.stderr
+    assert "Performance Loss" not in done.stderr, done.stderr  # of products one behind the other
     uses = parse(done.stderr)
     expected = {(kernel, a) for kernel in kernel_names(code) for a in variant.architectures}
     assert {(use.kernel, use.architecture) for use in uses} == expected

@@ -1,0 +1,117 @@
+"""Products of 16-bit images on compute capability 9.0: TMA brings operands, wgmma multiplies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npresnet_kernels.contract import Array, Pair
+from npresnet_kernels.gpu.device import array_module, launch, scalar_type
+from npresnet_kernels.gpu.errors import DeviceError
+from npresnet_kernels.gpu.products import ElementType, Gather, GatherProduct
+from npresnet_kernels.gpu.tensor_map import ROW_BYTES, box_map, pixel_map
+from npresnet_kernels.gpu.tiles import Tile
+
+__all__ = ["HopperProduct", "product", "require", "why_not"]
+
+NARROW, WIDE = Tile(128, 64), Tile(128, 128)
+
+STAGES = {NARROW: 4, WIDE: 3}
+"""96 KiB either way: two blocks share a multiprocessor."""
+
+THREADS = 256 + 32
+"""Two groups of four warps that multiply, and a warp that copies."""
+
+MULTIPROCESSORS = 132
+"""Of an H100 or H200."""
+
+
+def require(dtype: Any, gather: Gather) -> None:
+    """Raise :class:`DeviceError` unless a product is to be had by wgmma on the current device."""
+    capability = int(array_module().cuda.Device().compute_capability)
+    if capability != 90:
+        raise DeviceError(
+            'algorithm="wgmma" needs a GPU of compute capability 9.0 (H100, H200), this one has '
+            f'{capability / 10:.1f}: use algorithm="auto"'
+        )
+    reason = why_not(dtype, gather)
+    if reason is not None:
+        raise DeviceError(f'algorithm="wgmma" can\'t compute this: {reason}: use algorithm="auto"')
+
+
+def why_not(dtype: Any, gather: Gather) -> str | None:
+    """Return why a product isn't to be had by wgmma; None if it is."""
+    if dtype not in (np.float16, np.uint16):
+        return f"float16 or bfloat16 is needed, got {np.dtype(dtype)}"
+    if gather.own % (ROW_BYTES // 2):
+        return f"channels must be a multiple of {ROW_BYTES // 2}, got {gather.own}"
+    if not gather.deltas:
+        return "there is nothing to add up"
+    for axis in range(2):
+        places = [delta[axis] for delta in gather.deltas]
+        low, step = min(places), gather.step[axis]
+        high = low + step * (gather.size[axis] - 1) - (gather.image[axis] - 1)
+        if max(places) - low > 255 or step > 8 or not -128 <= low <= 127 or not -128 <= high <= 127:
+            return "its windows reach further than copies of pixels do"
+    return None
+
+
+class HopperProduct(GatherProduct):
+    """Rows of images times weights, as its parent computes it; see :func:`why_not`."""
+
+    def _tile(self, batch: int) -> Tile:
+        columns = self._columns
+        down, across = WIDE.grid(self.gather.rows(batch), columns)
+        filled = down * across * self.slices >= MULTIPROCESSORS
+        return WIDE if columns > NARROW.columns and filled else NARROW
+
+    def run(
+        self,
+        x: Array,
+        weight: Array,
+        y: Array,
+        *,
+        scale: Array | None = None,
+        bias: Array | None = None,
+        residual: Array | None = None,
+        relu: bool = False,
+        parts: Array | None = None,
+    ) -> None:
+        """Write y; as its parent's, but for a DeviceError where the driver refuses a map."""
+        gather, tile = self.gather, self._tile(len(x))
+        rows, columns, own = gather.rows(len(x)), self._columns, gather.own
+        low: Pair = (min(h for h, _ in gather.deltas), min(w for _, w in gather.deltas))
+        width = len(gather.deltas) * own
+        stages = STAGES[tile]
+        images = pixel_map(x, low, gather.size, gather.step, tile.rows)
+        weights = box_map(weight, (self.target[2], width), tile.columns)
+        sizes = (rows, columns, width * 2 // ROW_BYTES, own, *low, *gather.size)
+        places = (*gather.step, *self.target[:2], *self.step, *self.first)
+        launch(
+            "hopper_product.cu",
+            "hopper_product",
+            (*tile.grid(rows, columns), self.slices),
+            (
+                *(images, weights, y, self.table, scale, bias, residual, parts),
+                *map(np.int32, (relu, *sizes, *places)),
+            ),
+            block=(THREADS,),
+            shared=stages * ((tile.rows + tile.columns) * ROW_BYTES + 2 * 8),
+            defines={
+                "SCALAR": scalar_type(x),
+                "RESULT": scalar_type(y),
+                "STAGES": stages,
+                "TILE_M": tile.rows,
+                "TILE_N": tile.columns,
+            },
+            architecture="sm_90a",
+        )
+
+
+def product(
+    algorithm: str, kind: ElementType, gather: Gather, target: tuple[int, int, int], **more: Any
+) -> GatherProduct:
+    """Return a product, by wgmma if that is the ``algorithm`` and takes it."""
+    taken = algorithm == "wgmma" and why_not(kind.dtype, gather) is None
+    return (HopperProduct if taken else GatherProduct)(kind, gather, target, **more)
