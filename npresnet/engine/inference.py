@@ -401,7 +401,7 @@ def compile(
         Stays in use: a plan reads its parameters, and sees when they change.
     shape : sequence of int
         Of the largest batch, for instance (8, 3, 224, 224); smaller ones are taken too.
-    algorithm : {"auto", "im2col", "direct", "winograd"}
+    algorithm : {"auto", "im2col", "direct", "winograd", "wgmma"}
         How convolutions are computed where there is a choice; "auto" chooses by their shapes.
     fallback : {None, "eager"}
         What to do with a model that can't be traced, since its forward depends on the values of

@@ -125,6 +125,9 @@ class PlanKernels(Protocol):
     STATISTICS: np.dtype[Any]
     """What means and variances of batches are kept in."""
 
+    OWN_ALGORITHMS: tuple[str, ...]
+    """Of convolutions, those that other kernels don't have."""
+
     def memory(self, size: int) -> Array:
         """Return so many uninitialised bytes as an aligned array of uint8."""
         ...

@@ -342,7 +342,7 @@ def compile_step(
         Its settings are read at each step, its state is its own.
     shape : sequence of int
         Of the largest batch, for instance (128, 3, 32, 32); smaller ones are taken too.
-    algorithm : {"auto", "im2col", "direct", "winograd"}
+    algorithm : {"auto", "im2col", "direct", "winograd", "wgmma"}
         How convolutions are computed where there is a choice.
     fallback : {None, "eager"}
         What to do with a model that can't be traced: raise an error, or run it eagerly.

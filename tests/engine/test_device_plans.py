@@ -443,3 +443,42 @@ def test_out_of_device_memory(device):
     for _ in range(3):
         assert relative_error(to_numpy(plan(images)), known(model, x)) < 1e-5
         assert np.isfinite(step(images, y))
+
+
+class Channels(nn.Module):
+    """Three channels, which wgmma can't take, then 64, which it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 1)
+        self.body = nn.Conv2d(64, 64, 3, padding=1)
+        self.mean = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        return self.mean(self.body(nr.relu(self.stem(x)))).flatten(1)
+
+
+def test_wgmma_where_it_can_be(device):
+    model = build(Channels)
+    x, _ = draw(1)
+    with nr.use_backend("cpu"):
+        wanted = model(nr.tensor(x)).numpy()
+    model.to("gpu")
+    plan = nr.compile(model, SHAPE, precision="fp16", algorithm="wgmma")
+    fake_cupy.launched.clear()
+    result = to_numpy(plan(array_module().asarray(x)))
+    assert fake_cupy.launched.count("hopper_product") == 1
+    assert fake_cupy.launched.count("gather_product") == 1
+    assert relative_error(result, wanted) < 5e-3
+
+
+def test_wgmma_where_it_can_not_be(device, monkeypatch):
+    model = build(Channels)
+    with pytest.raises(RangeError, match='"wgmma" needs a GPU and precision "fp16"'):
+        nr.compile(model, SHAPE, algorithm="wgmma")
+    model.to("gpu")
+    with pytest.raises(BackendError, match="needs float16 or bfloat16, got float32"):
+        nr.compile(model, SHAPE, algorithm="wgmma")
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "80")
+    with pytest.raises(BackendError, match=r"compute capability 9\.0 .*, this one has 8\.0"):
+        nr.compile(model, SHAPE, precision="fp16", algorithm="wgmma")

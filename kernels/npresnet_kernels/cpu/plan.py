@@ -27,6 +27,7 @@ from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_u
 from npresnet_kernels.cpu.norm import channel_sum as channel_sum_of
 
 __all__ = [
+    "OWN_ALGORITHMS",
     "STATISTICS",
     "adamw_update_",
     "add",
@@ -57,6 +58,9 @@ __all__ = [
 
 STATISTICS = np.dtype(np.float64)
 """What means and variances of batches are kept in."""
+
+OWN_ALGORITHMS: tuple[str, ...] = ()
+"""Of convolutions, those that other kernels don't have."""
 
 WIDEST_POOL = 15
 """A winner's number in its window must fit a byte."""

@@ -264,6 +264,10 @@ class Convolution:
             self._add_parity((first[0], first[1]), met, stride)
         self.packed_grad_size = sum(packing.size for packing, _ in self._parities)
 
+    def why_not_wgmma(self) -> str | None:
+        """Return why y isn't to be had by ``"wgmma"``, whatever the device; None if it is."""
+        return hopper.why_not(self._kind.dtype, self._forward.gather)
+
     def _sides(self, outs_first: bool) -> tuple[_Side, _Side]:
         """Rows and columns of packed weights: outs and channels, or the other way round."""
         channels = self._channels // self._groups

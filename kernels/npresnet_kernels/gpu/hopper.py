@@ -13,7 +13,7 @@ from npresnet_kernels.gpu.products import ElementType, Gather, GatherProduct
 from npresnet_kernels.gpu.tensor_map import ROW_BYTES, box_map, pixel_map
 from npresnet_kernels.gpu.tiles import Tile
 
-__all__ = ["HopperProduct", "product", "require", "why_not"]
+__all__ = ["HopperProduct", "product", "require", "require_device", "why_not"]
 
 NARROW, WIDE = Tile(128, 64), Tile(128, 128)
 
@@ -27,14 +27,24 @@ MULTIPROCESSORS = 132
 """Of an H100 or H200."""
 
 
-def require(dtype: Any, gather: Gather) -> None:
-    """Raise :class:`DeviceError` unless a product is to be had by wgmma on the current device."""
+def require_device(dtype: Any) -> None:
+    """Raise :class:`DeviceError` unless the current device multiplies a dtype by wgmma here."""
     capability = int(array_module().cuda.Device().compute_capability)
     if capability != 90:
         raise DeviceError(
             'algorithm="wgmma" needs a GPU of compute capability 9.0 (H100, H200), this one has '
             f'{capability / 10:.1f}: use algorithm="auto"'
         )
+    if dtype not in (np.float16, np.uint16):
+        raise DeviceError(
+            f'algorithm="wgmma" needs float16 or bfloat16, got {np.dtype(dtype)}: use '
+            'precision="fp16" or "bf16"'
+        )
+
+
+def require(dtype: Any, gather: Gather) -> None:
+    """Raise :class:`DeviceError` unless a product is to be had by wgmma on the current device."""
+    require_device(dtype)
     reason = why_not(dtype, gather)
     if reason is not None:
         raise DeviceError(f'algorithm="wgmma" can\'t compute this: {reason}: use algorithm="auto"')
@@ -43,7 +53,7 @@ def require(dtype: Any, gather: Gather) -> None:
 def why_not(dtype: Any, gather: Gather) -> str | None:
     """Return why a product isn't to be had by wgmma; None if it is."""
     if dtype not in (np.float16, np.uint16):
-        return f"float16 or bfloat16 is needed, got {np.dtype(dtype)}"
+        return f"it has {np.dtype(dtype)}"
     if gather.own % (ROW_BYTES // 2):
         return f"channels must be a multiple of {ROW_BYTES // 2}, got {gather.own}"
     if not gather.deltas:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.gpu import hopper
 from npresnet_kernels.gpu.convolution import Convolution, applies
 from npresnet_kernels.gpu.dense import Dense
 from npresnet_kernels.gpu.device import empty
@@ -53,6 +54,7 @@ from npresnet_kernels.gpu.softmax import softmax_backward, softmax_forward
 from npresnet_kernels.shapes import conv_output_size
 
 __all__ = [
+    "OWN_ALGORITHMS",
     "STATISTICS",
     "adamw_step_",
     "adamw_update_",
@@ -100,6 +102,9 @@ __all__ = [
 STATISTICS = np.dtype(np.float32)
 """Of means and variances."""
 
+OWN_ALGORITHMS: tuple[str, ...] = ("wgmma",)
+"""Of convolutions, those that other kernels don't have."""
+
 
 def choose_algorithm(
     maps: Shape,
@@ -114,14 +119,26 @@ def choose_algorithm(
 ) -> str:
     """Return "implicit", or "im2col" (the contract's convolution) for sizes beyond its counting.
 
-    There is one fast algorithm, so neither ``asked`` ("auto", "direct" or "winograd") nor
-    ``training`` matters.
+    "wgmma" is chosen where it is asked for and computes the layer. Else there is one fast
+    algorithm, so neither ``asked`` ("auto", "direct" or "winograd") nor ``training`` matters.
+
+    Raises
+    ------
+    DeviceError
+        If "wgmma" is asked for and the device, or the dtype, can't.
     """
     _, height, width = maps
     kernel = weight[2], weight[3]
     size = conv_output_size((height, width), kernel, stride, padding, dilation)
     shapes = (maps, (weight[0], *size))
-    return "implicit" if applies(dtype, shapes) else "im2col"
+    if not applies(dtype, shapes):
+        return "im2col"
+    if asked == "wgmma":
+        hopper.require_device(dtype)
+        layer = Convolution(maps, weight, stride, padding, dtype, dilation, groups)
+        if layer.why_not_wgmma() is None:
+            return asked
+    return "implicit"
 
 
 def convolution(
@@ -135,7 +152,8 @@ def convolution(
     dtype: np.dtype[Any],
 ) -> Convolution:
     """Return the convolution of a layer's shape, for maps in a storage type."""
-    return Convolution(maps, weight, stride, padding, dtype, dilation, groups)
+    taken = "wgmma" if algorithm == "wgmma" else "auto"
+    return Convolution(maps, weight, stride, padding, dtype, dilation, groups, taken)
 
 
 def dense(in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:

@@ -17,7 +17,7 @@ from npresnet.errors import RangeError
 
 __all__ = ["ALGORITHMS", "choose_algorithm", "uses_winograd"]
 
-ALGORITHMS = ("auto", "im2col", "direct", "winograd")
+ALGORITHMS = ("auto", "im2col", "direct", "winograd", "wgmma")
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -40,6 +40,7 @@ def choose_algorithm(
     asked : str
         ``"auto"``, or an algorithm to use wherever it can be: ``"winograd"`` where the kernel is
         3x3 and the stride 1, ``"direct"`` without dilation and groups; im2col always can.
+        ``"wgmma"``, of GPUs with compute capability 9.0, needs 16 bits and whole 64 channels.
     dtype : dtype
         What maps are kept in.
     training : bool
@@ -48,10 +49,15 @@ def choose_algorithm(
     Raises
     ------
     RangeError
-        If there is no such algorithm.
+        If there is no such algorithm, or not on this backend.
     """
     if asked not in ALGORITHMS:
         raise RangeError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {asked!r}")
+    if asked == "wgmma" and (kernels is None or asked not in kernels.OWN_ALGORITHMS):
+        raise RangeError(
+            'algorithm "wgmma" needs a GPU and precision "fp16" or "bf16": use "auto", which is '
+            "the fastest that is known here"
+        )
 
     def chosen(node: Node) -> Node:
         if node.operation is not ConvEpilogue:

@@ -114,7 +114,6 @@ def test_it_can_be_recorded(rng):
 @pytest.mark.parametrize(
     ("layer", "precision", "message"),
     [
-        (forced((1, 8, 8, 64), 64, (3, 3)), "fp32", "float16 or bfloat16 is needed, got float32"),
         (forced((1, 8, 8, 32), 64, (3, 3)), "fp16", "channels must be a multiple of 64, got 32"),
         (forced((1, 40, 40, 64), 64, (1, 1), (9, 9)), "bf16", "reach further"),
         (forced((1, 8, 8, 64), 64, (1, 1), padding=(129, 0)), "bf16", "reach further"),
@@ -123,6 +122,11 @@ def test_it_can_be_recorded(rng):
 def test_what_it_does_not_compute(layer, precision, message):
     with pytest.raises(DeviceError, match=rf'"wgmma" can\'t compute this: .*{message}.*"auto"'):
         layer.made(precision)
+
+
+def test_float32_is_refused():
+    with pytest.raises(DeviceError, match=r"needs float16 or bfloat16, got float32: use prec.*16"):
+        LAYERS["stride 2"].made("fp32")
 
 
 @pytest.mark.parametrize("capability", ["80", "89", "100", "120"])
