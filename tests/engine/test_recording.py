@@ -112,6 +112,11 @@ def test_targets():
 # ---------------------------------------------------------------------- memory
 
 
+def test_working_memory_grows_with_what_is_asked():
+    arena = Arena(64, lambda size: np.zeros(size, np.uint8))
+    assert [arena.scratch(floats).size for floats in (10, 5, 100)] == [10, 10, 100]
+
+
 def test_arenas_are_let_go_where_memory_runs_out():
     made = []
 
