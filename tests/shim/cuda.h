@@ -89,6 +89,7 @@ static size_t dynamic_size;
 static char message[512];
 static bool refused;
 static const char* (*block_ended)();  // a header's look at what a block leaves: null, or an error
+static bool (*idle)();                // a header's work while all threads wait: whether there was any
 
 inline int lane() { return current % 32; }
 inline int thread() { return current; }
@@ -254,6 +255,7 @@ inline bool run_block(int count, unsigned turn) {
             if (!release_warp(first, count, released)) return false;
         if (!release_block(count, released)) return false;
         release_waiting(count, released);
+        if (!released && idle && idle()) released = true;
         if (!released) {
             int a = 0, b = 0;
             for (int t = 0; t < count; ++t) {

@@ -1,10 +1,11 @@
 // The host's bodies of npresnet_kernels/gpu/hopper.cuh: same names, same meaning, the device's rules.
 //
-// A copy is done when it is asked for and a product when it is waited for, the first and the last
-// moment that a device may choose, so that a stage filled too early or read too late shows. While a
-// product holds sums they are NaN. Descriptors are read bit by bit as the PTX ISA writes them; maps are
+// A product is done when it is waited for, the last moment that a device may choose; copies in every
+// other block when they are asked for, else when all threads wait. So a stage that is filled too early
+// or read too early shows. While a product holds sums they are NaN. Descriptors are read bit by bit as the PTX ISA writes them; maps are
 // those of fake_driver.py.
 #pragma once
+#include <functional>
 #include <vector>
 
 #define SWIZZLED_SHARED(name) unsigned char* name = reinterpret_cast<unsigned char*>(shim::dynamic_shared)
@@ -87,10 +88,24 @@ inline void begin_copy(const Map& m, const char* to, Barrier* barrier) {
     if (counter(barrier).bytes < m.box[1] * 128) refuse("a copy of more bytes than its barrier expects");
 }
 
-inline void end_copy(const Map& m, Barrier* barrier) {
-    Counter& c = counter(barrier);
-    c.bytes -= m.box[1] * 128;
-    end_phase(c);
+static std::vector<std::function<void()>> copies;  // under way
+
+inline bool end_copies() {
+    const bool any = !copies.empty();
+    for (const auto& copy : copies) copy();
+    copies.clear();
+    return any;
+}
+
+template <class F>
+inline void do_copy(const Map& m, Barrier* barrier, F fill) {
+    copies.push_back([=] {
+        fill();
+        Counter& c = *(Counter*)barrier;
+        c.bytes -= m.box[1] * 128;
+        end_phase(c);
+    });
+    if ((blockIdx.x + blockIdx.y + blockIdx.z) % 2 == 0) end_copies();
 }
 
 typedef unsigned long long Matrix;
@@ -159,6 +174,8 @@ static const char* products_left() {
         multipliers[t] = Multiplier();
     }
     for (Matrix& t : taken) t = 0;
+    if (!copies.empty()) wrong = "copies that were never waited for";
+    copies.clear();
     return wrong;
 }
 
@@ -204,30 +221,34 @@ inline void copy_pixels(void* to, const TensorMap* map, Barrier* barrier, int c,
         at[d] = first[d] + offset[d];
         if (at[d] < low[d] || at[d] > high[d]) shim::refuse("a first pixel outside the map's box");
     }
-    for (unsigned row = 0; row < m.box[1]; ++row) {
-        const bool inside = at[0] >= 0 && at[0] < (int)m.size[1] && at[1] >= 0 && at[1] < (int)m.size[2] &&
-                            n >= 0 && n < (int)m.size[3];
-        const long long place = at[0] * (long long)m.stride[0] + at[1] * (long long)m.stride[1] +
-                                n * (long long)m.stride[2];
-        shim::put_row(m, (char*)to, row, inside ? (const char*)m.address + place : nullptr, c);
-        if ((at[0] += m.step[1]) <= high[0]) continue;
-        at[0] = low[0];
-        if ((at[1] += m.step[2]) <= high[1]) continue;
-        at[1] = low[1];
-        ++n;
-    }
-    shim::end_copy(m, barrier);
+    const auto fill = [=] {
+        int x = at[0], y = at[1], image = n;
+        for (unsigned row = 0; row < m.box[1]; ++row) {
+            const bool inside = x >= 0 && x < (int)m.size[1] && y >= 0 && y < (int)m.size[2] &&
+                                image >= 0 && image < (int)m.size[3];
+            const long long place = x * (long long)m.stride[0] + y * (long long)m.stride[1] +
+                                    image * (long long)m.stride[2];
+            shim::put_row(m, (char*)to, row, inside ? (const char*)m.address + place : nullptr, c);
+            if ((x += m.step[1]) <= high[0]) continue;
+            x = low[0];
+            if ((y += m.step[2]) <= high[1]) continue;
+            y = low[1];
+            ++image;
+        }
+    };
+    shim::do_copy(m, barrier, fill);
 }
 
 inline void copy_box(void* to, const TensorMap* map, Barrier* barrier, int column, int row) {
     const shim::Map m = shim::map_of(map, shim::BOX, 2);
     shim::begin_copy(m, (const char*)to, barrier);
-    for (unsigned r = 0; r < m.box[1]; ++r) {
-        const long long at = (long long)row + r;
-        const bool inside = at >= 0 && at < m.size[1];
-        shim::put_row(m, (char*)to, r, inside ? (const char*)m.address + at * m.stride[0] : nullptr, column);
-    }
-    shim::end_copy(m, barrier);
+    shim::do_copy(m, barrier, [=] {
+        for (unsigned r = 0; r < m.box[1]; ++r) {
+            const long long at = (long long)row + r;
+            const char* from = at >= 0 && at < m.size[1] ? (const char*)m.address + at * m.stride[0] : nullptr;
+            shim::put_row(m, (char*)to, r, from, column);
+        }
+    });
 }
 
 inline unsigned long long matrix_at(const void* p) {
@@ -287,4 +308,5 @@ inline void products_wait() {
     mine.begun = false;
 }
 
-static const bool shim_products = (shim::block_ended = shim::products_left, true);
+static const bool shim_hooks =
+    (shim::block_ended = shim::products_left, shim::idle = shim::end_copies, true);
