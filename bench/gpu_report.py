@@ -201,6 +201,8 @@ def _layers(records: Sequence[Record], peaks: Sequence[Record]) -> str:
     lines, reasons = [], []
     for record in records:
         name = f"{record.get('precision')} {record.get('pass')} {record.get('layer')}"
+        if record.get("algorithm") == "wgmma":
+            name += " wgmma"
         if "ms" not in record:
             reasons.append((name, str(record.get("error"))))
             continue

@@ -329,25 +329,38 @@ def our_training(notes: Notes) -> None:
 
 
 def layers(notes: Notes) -> None:
-    """Each different convolution of the network, forward and both gradients, as plans call it."""
+    """Each different convolution of the network, forward and both gradients, as plans call it.
+
+    By wgmma, too, where that can compute it.
+    """
     once = cupy_timer(_cupy())
     for precision in PRECISIONS:
         for conv, _ in networks.distinct(networks.convolutions(MODEL, notes.size)):
             for direction in ("forward", "grad_input", "grad_weight"):
+                for algorithm in ("auto", "wgmma"):
+                    case = conv, direction, precision, algorithm
+                    if algorithm == "wgmma" and not _has_wgmma(*case[:3]):
+                        continue
 
-                def run(
-                    conv: networks.Conv = conv,
-                    direction: str = direction,
-                    precision: str = precision,
-                ) -> dict[str, Any]:
-                    found = measure(once, _convolution(conv, direction, precision), 0.1)
-                    return {**found, "tflops": conv.flop(LAYER_BATCH) / found["ms"] / 1e9}
+                    def run(case: Any = case, conv: networks.Conv = conv) -> dict[str, Any]:
+                        found = measure(once, _convolution(*case), 0.1)
+                        return {**found, "tflops": conv.flop(LAYER_BATCH) / found["ms"] / 1e9}
 
-                known = {"layer": conv.shape, "pass": direction, "precision": precision}
-                notes.attempt(run, what="layer", **known)
+                    known = {"layer": conv.shape, "pass": direction, "precision": precision}
+                    notes.attempt(run, what="layer", **known, algorithm=algorithm)
 
 
-def _convolution(conv: networks.Conv, direction: str, precision: str) -> Callable[[], Any]:
+def _has_wgmma(conv: networks.Conv, direction: str, precision: str) -> bool:
+    """Return whether the current device has a pass of a convolution by wgmma."""
+    hopper = _cupy().cuda.Device().compute_capability == "90"
+    forward = bool(hopper and precision in ("fp16", "bf16") and conv.channels_in % 64 == 0)
+    whole = direction == "grad_input" and conv.channels_out % 64 == 0
+    return forward and (direction == "forward" or whole)
+
+
+def _convolution(
+    conv: networks.Conv, direction: str, precision: str, algorithm: str
+) -> Callable[[], Any]:
     """Return one pass of a convolution, its arrays made and its weights packed."""
     from npresnet_kernels.gpu.convolution import Convolution
     from npresnet_kernels.gpu.precision import use_precision
@@ -364,7 +377,8 @@ def _convolution(conv: networks.Conv, direction: str, precision: str) -> Callabl
     weight = conv.channels_out, conv.channels_in, conv.kernel, conv.kernel
     with use_precision("tf32" if precision == "tf32" else "fp32"):
         maps = conv.channels_in, conv.size, conv.size
-        product = Convolution(maps, weight, (conv.stride,) * 2, (conv.padding,) * 2, dtype)
+        window = (conv.stride,) * 2, (conv.padding,) * 2
+        product = Convolution(maps, weight, *window, dtype, algorithm=algorithm)
     scratch = xp.empty(max(product.scratch_floats(1, True, LAYER_BATCH), 1), np.float32)
     x = array(LAYER_BATCH, conv.size, conv.size, product.input_channels)
     y = array(LAYER_BATCH, conv.out_size, conv.out_size, conv.channels_out)

@@ -30,5 +30,5 @@ elif name == "peaks":
     write(what="matmul", precision="fp16", ms=1.0, tflops=100.0)
 elif name == "layers":
     layer = {"what": "layer", "precision": "fp16", "pass": "forward"}
-    write(**layer, layer="3x3", ms=1.0, tflops=25.0)
+    write(**layer, layer="3x3", algorithm="wgmma", ms=1.0, tflops=25.0)
     write(**layer, layer="1x1", error="no memory")
