@@ -36,8 +36,8 @@ class Arena:
         self._make = memory
         self._memory = memory(size)
         self._scratch = memory(0).view(np.float32)
-        self.seats: dict[int, Any] = {}
-        """By batch, what a plan keeps for its runs in this arena: made once."""
+        self.seats: dict[tuple[int, int], Any] = {}
+        """By batch and threads, what a plan keeps for its runs in this arena: made once."""
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         """Return a C-contiguous array at an offset."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from npresnet.backend import Backend
-from npresnet.engine.kernels import RecordedKernels
+from npresnet.engine.kernels import RecordedKernels, recorded_kernels
 from npresnet.engine.loss_kernel import LossKernel
 from npresnet.engine.program import Program
 from npresnet.engine.recording import Recorder, Recording
@@ -35,7 +35,7 @@ class DeviceStep:
     Parameters
     ----------
     program : Program
-        Whose kernels have a recorder.
+        Whose kernels record training steps.
     loss : LossKernel or None
         Of the same program; None for any other loss.
     optimizer : Optimizer
@@ -56,10 +56,8 @@ class DeviceStep:
     @staticmethod
     def fits(program: Program, optimizer: Optimizer) -> bool:
         """Return whether a step can be made of these."""
-        kernels = program.kernels
         return (
-            kernels is not None
-            and kernels.recorder() is not None
+            recorded_kernels(program.kernels) is not None
             and Update.knows(optimizer)
             and program.lies_in_its_memory
         )

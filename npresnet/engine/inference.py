@@ -98,7 +98,8 @@ class InferencePlan:
         stored: np.dtype[Any] = self.dtype
         if kernels is not None:
             kernels.announce()
-            self._recorder, stored = self._turns, STORED[self.precision]
+            self._recorder = self._turns or kernels.recorder()
+            stored = STORED[self.precision]
         with self.backend.computing_in(self.precision):
             graph = trace_any_batch(model, shape, self.dtype)
             self._structure = Structure(model)  # tracing runs a forward that may count its calls
@@ -173,13 +174,14 @@ class InferencePlan:
             xp = self.backend.xp
             return [xp.empty(v.shape_at(0), v.dtype) for v in self.graph.outputs]
         with self._arenas.lend() as arena, no_grad(), np.errstate(all="ignore"):
-            if batch not in arena.seats:
-                arena.seats[batch] = _Seat(self._views(arena, batch), Recording(self._recorder))
-            seat: _Seat = arena.seats[batch]
+            threads = 0 if self._kernels is None else self._kernels.thread_count()
+            if (batch, threads) not in arena.seats:
+                views = self._views(arena, batch)
+                arena.seats[batch, threads] = _Seat(views, Recording(self._recorder))
+            seat: _Seat = arena.seats[batch, threads]
             entry = self.graph.inputs[0]
             memory = seat.views.get(entry)
             entered = self._storage.enter(x, memory, self._recorder is not None)
-            threads = 0 if self._kernels is None else self._kernels.thread_count()
             scratch = arena.scratch(self._scratch_floats(threads))
 
             def run() -> tuple[list[Array], bool]:
@@ -243,8 +245,12 @@ class InferencePlan:
             return self._prepared
 
     def _prepare(self, before: Prepared | None = None) -> Prepared:
-        """Work out what depends on parameters alone; recordings find it where it was before."""
-        outside, recorded = self.graph.outside(), self._recorder is not None
+        """Work out what depends on parameters alone.
+
+        Device recordings find it where it was before; making one takes longer than a copy.
+        """
+        outside = self.graph.outside()
+        recorded = self._recorder is not None and self._turns is not None
         with (
             self.backend.computing_in(self.precision),
             turn_of(self._turns),
@@ -317,7 +323,7 @@ class InferencePlan:
 
 @dataclass
 class _Seat:
-    """What a plan keeps in an arena for one batch.
+    """What a plan keeps in an arena for one batch on so many threads.
 
     Attributes
     ----------

@@ -132,8 +132,11 @@ class PlanKernels(Protocol):
         """Return so many uninitialised bytes as an aligned array of uint8."""
         ...
 
+    RECORDS_STEPS: bool
+    """Whether whole training steps can be recorded: it has all that `RecordedKernels` lists."""
+
     def recorder(self) -> Recorder | None:
-        """Return what records a run, with the kernels of `RecordedKernels` beside; else None."""
+        """Return what records a run; None if nothing does."""
         ...
 
     def choose_algorithm(
@@ -318,7 +321,7 @@ class PlanKernels(Protocol):
 
 
 class RecordedKernels(PlanKernels, Protocol):
-    """What a module with a recorder offers too, so that nothing but kernels is recorded.
+    """What a module that records training steps offers too, so that all of them is kernels.
 
     Its ``batch_norm_backward`` takes ``frozen``, for statistics that are constants.
 
@@ -420,7 +423,7 @@ class RecordedKernels(PlanKernels, Protocol):
 
 
 def recorded_kernels(kernels: PlanKernels | None) -> RecordedKernels | None:
-    """Return kernels whose runs can be recorded; None if they can't."""
-    if kernels is None or kernels.recorder() is None:
+    """Return kernels whose training steps can be recorded; None if they can't."""
+    if kernels is None or not kernels.RECORDS_STEPS:
         return None
     return cast(RecordedKernels, kernels)

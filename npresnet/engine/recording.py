@@ -1,9 +1,10 @@
-"""A run that comes again and again, recorded on its device and replayed by one call.
+"""A run that comes again and again, recorded once and replayed by one call.
 
-Launching a kernel takes the host a few microseconds, which is longer than a small kernel runs. A
-backend whose plan kernels have a recorder (CUDA graphs on a GPU) notes the launches of one run,
-with their arguments, and repeats them all at once. The same launches then read and write the same
-places, so only a run whose every array lies in memory that stays can be recorded.
+Launching a kernel takes a few microseconds on a GPU, some twenty on the threads of the host, which
+is longer than a small kernel runs. A backend whose plan kernels have a recorder (CUDA graphs, or
+the kernels' tables on the host) notes the launches of one run, with their arguments, and repeats
+them all at once. The same launches then read and write the same places, so only a run whose every
+array lies in memory that stays can be recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["Recorder", "Recording", "turn_of", "turns_on"]
 
 
 class Recorder(Protocol):
-    """Notes what a device is asked to do."""
+    """Notes what kernels are asked to do."""
 
     def record(self, run: Callable[[], object]) -> Callable[[], None]:
         """Do a run once, record it, and return what repeats it."""

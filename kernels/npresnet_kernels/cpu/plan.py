@@ -23,11 +23,13 @@ from npresnet_kernels.cpu.fast.pool import (
     max_pool_backward,
     max_pool_forward,
 )
+from npresnet_kernels.cpu.fast.replay import Recorder
 from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_update
 from npresnet_kernels.cpu.norm import channel_sum as channel_sum_of
 
 __all__ = [
     "OWN_ALGORITHMS",
+    "RECORDS_STEPS",
     "STATISTICS",
     "adamw_update_",
     "add",
@@ -61,6 +63,9 @@ STATISTICS = np.dtype(np.float64)
 
 OWN_ALGORITHMS: tuple[str, ...] = ()
 """Of convolutions, those that other kernels don't have."""
+
+RECORDS_STEPS = False
+"""Parts of a training step are NumPy's."""
 
 WIDEST_POOL = 15
 """A winner's number in its window must fit a byte."""
@@ -122,8 +127,9 @@ def memory(size: int) -> Array:
     return aligned_empty(-(-size // 4)).view(np.uint8)[:size]
 
 
-def recorder() -> None:
-    """Nothing to record: a kernel starts in less time than a replay would."""
+def recorder() -> Recorder:
+    """Return what records runs that call nothing but kernels."""
+    return Recorder()
 
 
 def cast(x: Array, out: Array) -> None:

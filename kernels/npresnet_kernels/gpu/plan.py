@@ -55,6 +55,7 @@ from npresnet_kernels.shapes import conv_output_size
 
 __all__ = [
     "OWN_ALGORITHMS",
+    "RECORDS_STEPS",
     "STATISTICS",
     "adamw_step_",
     "adamw_update_",
@@ -104,6 +105,9 @@ STATISTICS = np.dtype(np.float32)
 
 OWN_ALGORITHMS: tuple[str, ...] = ("wgmma",)
 """Of convolutions, those that other kernels don't have."""
+
+RECORDS_STEPS = True
+"""Whole training steps are kernels."""
 
 
 def choose_algorithm(

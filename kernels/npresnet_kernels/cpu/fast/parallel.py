@@ -10,7 +10,9 @@ none is left: which thread does an item never changes the item's arithmetic.
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -37,7 +39,7 @@ Integers = npt.NDArray[np.int64]
 many threads have begun and how many are to; then the kernel's own."""
 
 OPENMP = ("libgomp.so.1", "libomp.so.5", "libomp.dylib")
-"""Libraries that offer GOMP_parallel, GCC's entry into a parallel region."""
+"""Libraries that offer GCC's entry into a parallel region, and its barrier there."""
 
 _lock = threading.RLock()
 
@@ -100,20 +102,36 @@ def _on_one() -> Callable[[int], None]:
     return ctypes.CFUNCTYPE(None, ctypes.c_int64)(region.address)
 
 
-@cache
-def _on_all() -> Any:
-    """Return OpenMP's call of a function (address, its argument, threads, flags), or None.
+@dataclass(frozen=True)
+class _OpenMP:
+    """What is used of OpenMP.
 
     Called directly: Numba's `prange` takes a second to compile, and Numba to run.
+
+    Attributes
+    ----------
+    parallel : callable
+        Calls a function (its address, its argument, threads, flags) on all threads.
+    barrier : int
+        The address of what makes threads in there wait for each other.
     """
+
+    parallel: Any
+    barrier: int
+
+
+@cache
+def _loaded_openmp() -> _OpenMP | None:
+    """Return the first of the libraries that is there."""
     for name in OPENMP:
         try:
-            call = ctypes.CDLL(name).GOMP_parallel
+            library = ctypes.CDLL(name)
+            call, barrier = library.GOMP_parallel, library.GOMP_barrier
         except (OSError, AttributeError):
             continue
         call.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         call.restype = None
-        return call
+        return _OpenMP(call, ctypes.cast(barrier, ctypes.c_void_p).value or 0)
     return None
 
 
@@ -130,9 +148,55 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_mark_fork)
 
 
+def openmp() -> _OpenMP | None:
+    """Return OpenMP, if it is there and no fork has left its threads behind."""
+    return None if _forked else _loaded_openmp()
+
+
 def thread_count() -> int:
     """Return how many threads `run` will use."""
     return pool.get_num_threads()
+
+
+@dataclass
+class Notes:
+    """What calls of `run` were given.
+
+    Attributes
+    ----------
+    tables : list of ndarray
+        One for each call, with everything set.
+    arrays : list
+        What lies behind the addresses in them.
+    """
+
+    tables: list[Integers] = field(default_factory=list)
+    arrays: list[object] = field(default_factory=list)
+
+
+class _Noting(threading.local):
+    """Where this thread's calls are noted."""
+
+    notes: Notes | None = None
+
+
+_noting = _Noting()
+
+
+@contextmanager
+def noted() -> Iterator[Notes]:
+    """Note this thread's calls of `run` in a ``with`` block; they are done as ever."""
+    notes = _noting.notes = Notes()
+    try:
+        yield notes
+    finally:
+        _noting.notes = None
+
+
+def hold(array: object) -> None:
+    """Note an array whose address goes into a table."""
+    if _noting.notes is not None:
+        _noting.notes.arrays.append(array)
 
 
 def run(work: Kernel, table: Integers, items: int, threads: int) -> None:
@@ -153,12 +217,19 @@ def run(work: Kernel, table: Integers, items: int, threads: int) -> None:
     if items <= 0:
         return
     table[:FIRST] = 0, items, work.address, 0, threads
-    address = table.ctypes.data
+    if _noting.notes is not None:
+        _noting.notes.tables.append(table.copy())
+    start(table)
+
+
+def start(table: Integers) -> None:
+    """Do what a table says whose slots are all set."""
+    address, threads = table.ctypes.data, int(table[THREADS])
     if threads == 1:
         _on_one()(address)
         return
-    together = None if _forked else _on_all()
+    together = openmp()
     if together is not None:
-        together(region.address, address, threads, 0)
+        together.parallel(region.address, address, threads, 0)
     else:
         pool.run(lambda _: _on_one()(address), threads)

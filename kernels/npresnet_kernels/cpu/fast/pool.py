@@ -12,9 +12,9 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from .parallel import FIRST, kernel, next_item, run, thread_count
-from .problem import Floats, address
+from .problem import Floats, address, ceil_div
 from .rows import Lane, emit_vectors
-from .vector import BYTE, I64, LANES, Emitter, ir_kernel, load_int
+from .vector import BYTE, FLOAT, I64, LANES, Emitter, ir_kernel, load_int
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -31,6 +31,9 @@ Bytes = npt.NDArray[np.uint8]
     STEP,
     PADDING,
 ) = range(FIRST, FIRST + 11)
+
+PART = 128
+"""Channels of a whole map that an item takes the mean of."""
 
 BYTES = ir.VectorType(BYTE, LANES)
 
@@ -129,6 +132,23 @@ def _collect(
     emit_vectors(e, channels, [grad_y, winners, grad_x], body, [4 * LANES, LANES, 4 * LANES])
 
 
+def _mean(
+    e: Emitter, x: ir.Value, pixels: ir.Value, step: ir.Value, channels: ir.Value, y: ir.Value
+) -> None:
+    """Emit the mean of `channels` channels over pixels `step` bytes apart."""
+
+    def body(lane: Lane, pointers: list[ir.Value]) -> None:
+        source, target = pointers
+        turn = e.loop(pixels, [source, e.constant(0.0)])
+        here, total = turn.values
+        _, total = turn.close([e.shift(here, step), e.add(total, lane.load(here))])
+        count = e.spread(e.builder.sitofp(pixels, FLOAT))
+        lane.store(e.builder.fdiv(total, count), target)
+
+    emit_vectors(e, channels, [x, y], body)
+
+
+_mean_map = ir_kernel("mean_map", "piiip", _mean)
 _max = ir_kernel("max_window", "piiiiiiipp", _window(False))
 _max_keep = ir_kernel("max_window_keep", "piiiiiiipp", _window(True))
 _max_grad = ir_kernel("max_grad", "ppiiiiiiip", _collect)
@@ -206,6 +226,25 @@ def max_grad_rows(table: int, thread: int, threads: int) -> None:
         item = next_item(table)
 
 
+@kernel
+def mean_parts(table: int, thread: int, threads: int) -> None:
+    """Mean over whole maps: an item is a part of an image's channels."""
+    pixels = load_int(table, HEIGHT) * load_int(table, WIDTH)
+    channels = load_int(table, CHANNELS)
+    parts = (channels + PART - 1) // PART
+    item = next_item(table)
+    while item >= 0:
+        image, first = item // parts, item % parts * PART
+        _mean_map(
+            load_int(table, X) + (image * pixels * channels + first) * 4,
+            pixels,
+            channels * 4,
+            min(PART, channels - first),
+            load_int(table, Y) + (image * channels + first) * 4,
+        )
+        item = next_item(table)
+
+
 def _table(
     x: Floats, y: Floats, winners: Bytes | None, window: int, stride: int, padding: int
 ) -> npt.NDArray[np.int64]:
@@ -255,7 +294,10 @@ def max_pool_backward(
 
 def average_pool_forward(x: Floats, y: Floats) -> None:
     """Compute y (N, C), the mean of x (N, H, W, C) over its pixels."""
-    np.mean(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1, out=y)
+    table = np.zeros(PADDING + 1, dtype=np.int64)
+    table[X], table[Y] = address(x), address(y)
+    images, table[HEIGHT], table[WIDTH], table[CHANNELS] = x.shape
+    run(mean_parts, table, images * ceil_div(x.shape[-1], PART), thread_count())
 
 
 def average_pool_backward(grad_y: Floats, grad_x: Floats) -> None:

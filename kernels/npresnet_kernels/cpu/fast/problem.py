@@ -17,7 +17,7 @@ from . import direct, direct_images, packing, winograd
 from .algorithm import L2_BYTES, STORED_BYTES, mostly_padding, tiles_together
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import WANTED_BYTES, chunk_length, gemm_blocked
-from .parallel import Integers, run, thread_count
+from .parallel import Integers, hold, run, thread_count
 from .transforms import Form
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
 
@@ -43,7 +43,8 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
-    """Return where an array's data begin."""
+    """Return where an array's data begin; who notes down calls keeps it alive."""
+    hold(array)
     try:
         return addressof(c_char.from_buffer(array))  # type: ignore[arg-type]
     except (TypeError, ValueError, BufferError):  # read-only, empty or with gaps: six times slower
