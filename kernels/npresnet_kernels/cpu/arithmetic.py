@@ -1,7 +1,9 @@
 """Python's arithmetic in LLVM IR, on truth values, 64-bit integers, float32 and float64.
 
-``//`` and ``%`` round down, ``/`` makes a float64, as float32 does with an integer or a Python
-float. As in NumPy, an integer divided by 0 gives 0, and what 64 bits don't hold wraps around.
+``//`` and ``%`` round down, ``/`` of integers makes a float64, as float32 does with an integer or a
+Python float; an integer beside a float becomes float64 first, comparisons included. Nothing is
+raised: as in NumPy an integer divided by 0 gives 0, what 64 bits don't hold wraps around, and
+functions and ``/`` give infinities and NaN.
 """
 
 from __future__ import annotations
@@ -27,10 +29,6 @@ INTEGERS: dict[type[ast.operator], str] = {
     ast.Sub: "sub",
     ast.Mult: "mul",
     ast.BitOr: "or_",
-    ast.BitAnd: "and_",
-    ast.BitXor: "xor",
-    ast.LShift: "shl",
-    ast.RShift: "ashr",
 }
 """Methods of an `IRBuilder`, as in `FLOATS`."""
 
@@ -56,6 +54,8 @@ class Arithmetic:
         """Return a Python number."""
         for python, kind in ((bool, BOOL), (int, INT), (float, DOUBLE)):
             if isinstance(number, python):
+                if kind == INT and not -(2**63) <= number < 2**63:
+                    raise TypeError(f"{number} takes more than 64 bits")
                 return ir.Constant(kind, number)
         raise TypeError(f"{number!r} is no number")
 
@@ -82,6 +82,8 @@ class Arithmetic:
     def alike(self, *values: ir.Value) -> list[ir.Value]:
         """Return values as the type that holds them all, no truth value among them."""
         kind = self.common(values)
+        if kind not in (BOOL, INT, FLOAT, DOUBLE):
+            raise TypeError(f"{kind} is no number")
         return [self.converted(value, INT if kind == BOOL else kind) for value in values]
 
     def truth(self, value: ir.Value) -> ir.Value:
@@ -112,6 +114,9 @@ class Arithmetic:
         builder = self.builder
         nothing = builder.icmp_signed("==", b, INT(0))
         a, b = builder.select(nothing, INT(0), a), builder.select(nothing, INT(1), b)
+        # the least integer by -1, which traps, as its negative by 1, which wraps around
+        minus = builder.icmp_signed("==", b, INT(-1))
+        a, b = builder.select(minus, builder.neg(a), a), builder.select(minus, INT(1), b)
         rest = builder.srem(a, b)
         differ = builder.icmp_signed("<", builder.xor(rest, b), INT(0))
         below = builder.and_(differ, builder.icmp_signed("!=", rest, INT(0)))
@@ -154,7 +159,7 @@ class Arithmetic:
 
     def call(self, function: Any, values: Sequence[ir.Value]) -> ir.Value | None:
         """Return what one of Python's functions of numbers gives; None if it isn't known here."""
-        if function in (min, max):
+        if function in (min, max) and len(values) > 1:
             return self.extreme(ast.Lt() if function is min else ast.Gt(), values)
         if function is np.float32:
             (value,) = values

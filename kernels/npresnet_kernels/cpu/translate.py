@@ -5,7 +5,11 @@ integers. Kernels need little, and annotate their functions; so this walks their
 and writes IR. It knows assignments (of several names, too), ``for ... in range``, ``while``,
 ``if``, conditional expressions, ``and``, ``or``, ``not``, comparisons, the rest of
 :mod:`.arithmetic`, numbers and functions that the file has under a global name, helpers and
-intrinsics. All else raises `SyntaxError`, which names the place.
+intrinsics. All else raises `SyntaxError`, which names the place; so does reading a variable that
+may have no value yet, which Python would notice at run time and LLVM never.
+
+Types are fixed: a variable keeps that of its first value, arguments and results have their
+annotations', and a number that is stored there is converted. A range of step 0 is empty.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +26,15 @@ from typing import Any, TypeVar
 from llvmlite import ir
 
 from npresnet_kernels.cpu.arithmetic import BOOL, DOUBLE, INT, VOID, Arithmetic
+from npresnet_kernels.cpu.syntax import syntax_tree
 
 __all__ = ["Intrinsic", "helper", "translated"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Thunk = Callable[[], ir.Value]
+Made = dict[Callable[..., Any], ir.Function]
 
-KINDS = {"bool": BOOL, "int": INT, "float": DOUBLE, "None": VOID}
+KINDS = {"bool": BOOL, "int": INT, "float": DOUBLE}
 """What annotations say; a tuple of them is a structure."""
 
 
@@ -74,37 +79,26 @@ def translated(function: Callable[..., None], symbol: str) -> ir.Module:
     ------
     SyntaxError
         If the function, or one that it calls, uses more of Python than is known here.
+    TypeError
+        If it takes or returns anything else.
     OSError
         If its source can't be read.
     """
     module = ir.Module(symbol)
-    made = _Function(module, function, symbol)
-    made.function.linkage = "external"
+    made = _Function(module, {}, function, symbol).function
+    if made.ftype != ir.FunctionType(VOID, [INT] * len(made.args)):
+        raise TypeError(f"{function.__qualname__}: a kernel takes only int and returns None")
+    made.linkage = "external"
     return module
-
-
-def _tree(function: Callable[..., Any]) -> ast.FunctionDef:
-    """Return the syntax tree of a function, its lines counted as in the file."""
-    try:
-        lines, first = inspect.getsourcelines(function)
-    except OSError as error:
-        raise OSError(
-            f"{error}: kernels are compiled from their source; keep npresnet_kernels' .py files "
-            f"where {function.__code__.co_filename} was"
-        ) from error
-    (tree,) = ast.parse(textwrap.dedent("".join(lines))).body
-    assert isinstance(tree, ast.FunctionDef)
-    ast.increment_lineno(tree, first - 1)
-    return tree
 
 
 def _kind(annotation: ast.expr | None) -> ir.Type:
     """Return the type that an annotation means."""
-    if isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple):
-        return ir.LiteralStructType([_kind(part) for part in annotation.slice.elts])
     name = ast.unparse(annotation) if annotation else "nothing"
+    if name.startswith("tuple[") and isinstance(annotation.slice, ast.Tuple):
+        return ir.LiteralStructType([_kind(part) for part in annotation.slice.elts])
     if name not in KINDS:
-        raise TypeError(f"an annotation is one of {', '.join(KINDS)}, not {name}")
+        raise TypeError(f"the annotation {name}, only {', '.join(KINDS)} and tuples of them")
     return KINDS[name]
 
 
@@ -112,18 +106,35 @@ class _Function:
     """One function on its way to IR.
 
     A variable is a slot on the stack, of its first value's type; LLVM makes registers of them.
+
+    Parameters
+    ----------
+    module : llvmlite.ir.Module
+        Where the code goes.
+    made : dict of callable to llvmlite.ir.Function
+        The module's functions by what they were made from; this one is added.
+    function : callable
+        What is translated.
+    symbol : str
+        Its name there.
     """
 
-    def __init__(self, module: ir.Module, function: Any, symbol: str) -> None:
-        tree = _tree(function)
-        self.file, self.globals = function.__code__.co_filename, function.__globals__
-        self.module = module
+    def __init__(self, module: ir.Module, made: Made, function: Any, symbol: str) -> None:
+        plain = inspect.unwrap(function)
+        code = plain.__code__
+        self.module, self.made = module, made
+        self.globals, self.locals = plain.__globals__, code.co_varnames
         self.slots: dict[str, tuple[ir.Value, ir.Type]] = {}
-        self.at: ast.stmt = tree
+        self.bound: set[str] = set()  # names that have a value, whatever way led here
+        self.line = code.co_firstlineno
         try:
-            self.result = _kind(tree.returns)
+            tree = syntax_tree(function)
+            nothing = isinstance(tree.returns, ast.Constant) and tree.returns.value is None
+            self.result = VOID if nothing else _kind(tree.returns)
             kinds = [_kind(parameter.annotation) for parameter in tree.args.args]
-            self.function = ir.Function(module, ir.FunctionType(self.result, kinds), symbol)
+            kind = ir.FunctionType(self.result, kinds)
+            self.function = ir.Function(module, kind, module.get_unique_name(symbol))
+            made[function] = self.function
             self.function.linkage = "internal"
             self.function.attributes.add("nounwind")
             self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
@@ -132,9 +143,11 @@ class _Function:
                 self.assign(parameter, value)
             self.block(tree.body)
             if not self.builder.block.is_terminated:
-                self.builder.ret_void() if self.result == VOID else self.builder.unreachable()
+                if self.result != VOID:
+                    raise TypeError(f"end {tree.name} without the value that it promises")
+                self.builder.ret_void()
         except (TypeError, ValueError) as error:
-            place = (self.file, self.at.lineno, None, None)
+            place = (code.co_filename, self.line, None, None)
             raise SyntaxError(f"a kernel can't: {error}", place) from error
 
     # statements
@@ -144,7 +157,7 @@ class _Function:
         for statement in statements:
             if self.builder.block.is_terminated:
                 return
-            self.at = statement
+            self.line = statement.lineno
             getattr(self, f"_{type(statement).__name__.lower()}", self.unknown)(statement)
 
     def unknown(self, node: ast.AST) -> Any:
@@ -168,9 +181,12 @@ class _Function:
             self.slots[name] = self.slot(value.type), value.type
         slot, kind = self.slots[name]
         self.builder.store(self.arithmetic.converted(value, kind), slot)
+        self.bound.add(name)
 
     def _assign(self, node: ast.Assign) -> None:
-        (target,) = node.targets
+        target, *more = node.targets
+        if more:
+            self.unknown(node)
         if not isinstance(target, ast.Tuple):
             self.assign(target, self.value(node.value))
             return
@@ -178,8 +194,12 @@ class _Function:
             values = [self.value(each) for each in node.value.elts]
         else:
             whole = self.value(node.value)
+            if not isinstance(whole.type, ir.LiteralStructType):
+                self.unknown(node)
             parts = range(len(whole.type.elements))
             values = [self.builder.extract_value(whole, part) for part in parts]
+        if len(values) != len(target.elts):
+            self.unknown(node)
         for each, value in zip(target.elts, values, strict=True):
             self.assign(each, value)
 
@@ -189,14 +209,20 @@ class _Function:
 
     def _expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Call):
-            self.value(node.value)
+            self._call(node.value)
         elif not isinstance(node.value, ast.Constant):  # a docstring
             self.unknown(node)
 
     def _return(self, node: ast.Return) -> None:
-        if node.value is None:
+        if node.value is None and self.result == VOID:
             self.builder.ret_void()
+        elif node.value is None:
+            self.unknown(node)
         elif isinstance(node.value, ast.Tuple):
+            if not isinstance(self.result, ir.LiteralStructType):
+                self.unknown(node)
+            if len(self.result.elements) != len(node.value.elts):
+                self.unknown(node)
             whole = ir.Constant(self.result, ir.Undefined)
             parts = zip(node.value.elts, self.result.elements, strict=True)
             for place, (each, kind) in enumerate(parts):
@@ -218,11 +244,19 @@ class _Function:
     def _if(self, node: ast.If) -> None:
         then, other, after = self.new_block(), self.new_block(), self.new_block()
         self.builder.cbranch(self.truth(node.test), then, other)
+        before, ends = self.bound, []
         for block, statements in ((then, node.body), (other, node.orelse)):
             self.builder.position_at_end(block)
+            self.bound = set(before)
             self.block(statements)
-            self.go(after)
+            if not self.builder.block.is_terminated:
+                ends.append(self.bound)
+                self.builder.branch(after)
         self.builder.position_at_end(after)
+        if ends:
+            self.bound = set.intersection(*ends)
+        else:
+            self.builder.unreachable()
 
     def loop(self, test: Thunk, enter: Callable[[], None], body: Sequence[ast.stmt]) -> None:
         """Emit turns of `enter` and `body` for as long as the test holds."""
@@ -231,10 +265,12 @@ class _Function:
         self.builder.position_at_end(head)
         self.builder.cbranch(test(), turn, after)
         self.builder.position_at_end(turn)
+        before, self.bound = self.bound, set(self.bound)
         enter()
         self.block(body)
         self.go(head)
         self.builder.position_at_end(after)
+        self.bound = before  # there may have been no turn
 
     def _while(self, node: ast.While) -> None:
         if node.orelse:
@@ -243,8 +279,10 @@ class _Function:
 
     def _for(self, node: ast.For) -> None:
         turns, builder = node.iter, self.builder
-        if node.orelse or not isinstance(turns, ast.Call) or self.known(turns.func) is not range:
-            raise TypeError(ast.unparse(turns))
+        if not isinstance(turns, ast.Call) or self.known(turns.func) is not range:
+            self.unknown(turns)
+        if node.orelse or turns.keywords or not 1 <= len(turns.args) <= 3:
+            self.unknown(node)
         limits = [self.arithmetic.converted(self.value(limit), INT) for limit in turns.args]
         limits = [INT(0), *limits] if len(limits) == 1 else limits
         start, stop, step = limits if len(limits) == 3 else (*limits, INT(1))
@@ -253,8 +291,13 @@ class _Function:
 
         def more() -> ir.Value:
             now = builder.load(counter, typ=INT)
-            up, down = (builder.icmp_signed(sign, now, stop) for sign in ("<", ">"))
-            return builder.select(builder.icmp_signed(">", step, INT(0)), up, down)
+            up, down = (
+                builder.and_(
+                    builder.icmp_signed(a, INT(0), step), builder.icmp_signed(a, now, stop)
+                )
+                for a in ("<", ">")
+            )
+            return builder.or_(up, down)
 
         def enter() -> None:
             now = builder.load(counter, typ=INT)
@@ -267,14 +310,19 @@ class _Function:
 
     def value(self, node: ast.expr) -> ir.Value:
         """Emit an expression; return its value."""
-        if isinstance(node, ast.Name) and node.id in self.slots:
+        if isinstance(node, ast.Name) and node.id in self.locals:
+            if node.id not in self.bound:
+                raise TypeError(f"{node.id}, which may have no value here")
             slot, kind = self.slots[node.id]
             return self.builder.load(slot, typ=kind)
         if isinstance(node, ast.Constant):
             return self.arithmetic.constant(node.value)
         if isinstance(node, ast.Name | ast.Attribute):
             return self.arithmetic.constant(self.known(node))
-        return getattr(self, f"_{type(node).__name__.lower()}", self.unknown)(node)
+        found = getattr(self, f"_{type(node).__name__.lower()}", self.unknown)(node)
+        if found is None or found.type == VOID:
+            raise TypeError(f"the value of {ast.unparse(node)}, which has none")
+        return found
 
     def known(self, node: ast.expr) -> Any:
         """Return what a name, or a module's attribute, means outside of the function."""
@@ -282,7 +330,7 @@ class _Function:
             owner = self.known(node.value)
             if isinstance(owner, ModuleType) and hasattr(owner, node.attr):
                 return getattr(owner, node.attr)
-        elif isinstance(node, ast.Name):
+        elif isinstance(node, ast.Name) and node.id not in self.locals:
             for names in (self.globals, vars(builtins)):
                 if node.id in names:
                     return names[node.id]
@@ -368,10 +416,10 @@ class _Function:
         if isinstance(called, Intrinsic):
             return called.generate(self.builder, *self.arguments(values, called.arguments))
         if called in _helpers:
-            symbol = f"{called.__module__}.{called.__qualname__}"
-            made = self.module.globals.get(symbol)
+            made = self.made.get(called)
             if made is None:
-                made = _Function(self.module, called, symbol).function
+                symbol = f"{called.__module__}.{called.__qualname__}"
+                made = _Function(self.module, self.made, called, symbol).function
             return self.builder.call(made, self.arguments(values, made.ftype.args))
         value = self.arithmetic.call(called, values)
         return self.unknown(node) if value is None else value
