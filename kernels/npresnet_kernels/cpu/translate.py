@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from llvmlite import ir
 
@@ -95,8 +95,9 @@ def translated(function: Callable[..., None], symbol: str) -> ir.Module:
 def _kind(annotation: ast.expr | None) -> ir.Type:
     """Return the type that an annotation means."""
     name = ast.unparse(annotation) if annotation else "nothing"
-    if name.startswith("tuple[") and isinstance(annotation.slice, ast.Tuple):
-        return ir.LiteralStructType([_kind(part) for part in annotation.slice.elts])
+    parts = annotation.slice if isinstance(annotation, ast.Subscript) else None
+    if name.startswith("tuple[") and isinstance(parts, ast.Tuple):
+        return ir.LiteralStructType([_kind(part) for part in parts.elts])
     if name not in KINDS:
         raise TypeError(f"the annotation {name}, only {', '.join(KINDS)} and tuples of them")
     return KINDS[name]
@@ -160,7 +161,7 @@ class _Function:
             self.line = statement.lineno
             getattr(self, f"_{type(statement).__name__.lower()}", self.unknown)(statement)
 
-    def unknown(self, node: ast.AST) -> Any:
+    def unknown(self, node: ast.AST) -> NoReturn:
         """Raise the error for what isn't known."""
         raise TypeError(ast.unparse(node))
 
