@@ -158,6 +158,10 @@ class Graph:
         found.update(dict.fromkeys(v for v in self.outputs if v.source is not None))
         return list(found)
 
+    def constants(self) -> list[Tensor]:
+        """Return the tensors that :meth:`outside` stands for."""
+        return [v.source for v in self.outside() if v.source is not None]
+
     def __str__(self) -> str:
         names: dict[Value, str] = {}
         for value in self.inputs:

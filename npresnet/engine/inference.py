@@ -47,10 +47,11 @@ class InferencePlan:
     Call it with an array or a Tensor; the result is a new one of the same kind. Several threads
     may call it at once. The model is watched: a plan prepares anew what depends on parameters that
     changed, and compiles itself anew when a layer, parameter, buffer or setting (a stride, an eps)
-    is another one than before, or the model was moved or converted. NaN and infinity stand where
-    eager has them. Where the backend can record what a run does, the runs for a batch are replayed
-    from the third on; what makes arrays of its own (an operation without a plan kernel) is in the
-    way of that.
+    is another one than before, or the model was moved or converted. What forward makes of a plain
+    NumPy array, say by `tensor`, stays what it was: register such arrays as buffers. NaN and
+    infinity stand where eager has them. Where the backend can record what a run does, the runs for
+    a batch are replayed from the third on; what makes arrays of its own (an operation without a
+    plan kernel) is in the way of that.
 
     Attributes
     ----------
@@ -102,7 +103,7 @@ class InferencePlan:
             stored = STORED[self.precision]
         with self.backend.computing_in(self.precision):
             graph = trace_any_batch(model, shape, self.dtype)
-            self._structure = Structure(model)  # tracing runs a forward that may count its calls
+            self._structure = Structure(model, graph.constants())  # forward may count its calls
             graph = fuse_epilogue(fold_batch_norm(graph))
             self.graph = graph = choose_algorithm(graph, kernels, algorithm, stored)
             self._mixes_pixels = uses_winograd(graph)

@@ -300,7 +300,8 @@ class TrainingPlan:
             if DeviceStep.fits(program, self._optimizer):
                 device = DeviceStep(program, loss, self._optimizer)
         compiled = self._programs[shape[0]] = _Compiled(program, loss, device, program.moved)
-        self._structure = Structure(self._model)  # tracing runs a forward that may count its calls
+        constants = program.graph.constants()
+        self._structure = Structure(self._model, constants)  # forward may count its calls
         return compiled
 
     def __repr__(self) -> str:
