@@ -112,7 +112,7 @@ class InferencePlan:
             self._fixed, flowing = _by_parameters(graph)
             values = {*graph.inputs, *(node.output for node in flowing)}
             self._steps = [
-                inference_step(n, self.backend, kernels, storage, values) for n in flowing
+                inference_step(n, self.backend, kernels, storage, values, shape[0]) for n in flowing
             ]
             self._kept = _kept(graph, self._steps)
             self._layout, self._arena_bytes = self._plan_memory()

@@ -164,8 +164,12 @@ class PlanKernels(Protocol):
         groups: int,
         algorithm: str,
         dtype: np.dtype[Any],
+        images: int = 0,
     ) -> Convolution:
-        """Return the convolution of a layer's shape, for maps in a storage type."""
+        """Return the convolution of a layer's shape, for maps in a storage type.
+
+        ``images`` is the most in a call of ``forward``, where that is known.
+        """
         ...
 
     def dense(self, in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:

@@ -205,10 +205,15 @@ class FastStep(Step):
 
 
 class FastConvolution(FastStep):
-    """Convolution with bias, residual and ReLU in one kernel."""
+    """Convolution with bias, residual and ReLU in one kernel, for up to ``batch`` of the plan."""
 
     def __init__(
-        self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
+        self,
+        node: Node,
+        backend: Backend,
+        kernels: PlanKernels,
+        dtype: np.dtype[Any],
+        batch: int,
     ) -> None:
         super().__init__(node, backend, kernels)
         weight = node.inputs[1]
@@ -224,6 +229,7 @@ class FastConvolution(FastStep):
             rule["groups"],
             rule["algorithm"],
             dtype,
+            self.x.shape_at(batch)[0],
         )
 
     def prepare(self, lookup: Lookup, out: Any = None) -> Array:
@@ -345,6 +351,7 @@ def inference_step(
     kernels: PlanKernels | None,
     storage: Storage,
     flowing: Collection[Value],
+    batch: int,
 ) -> Step:
     """Return the step that runs a node.
 
@@ -357,6 +364,8 @@ def inference_step(
     storage : Storage
     flowing : collection of Value
         What differs from call to call; a weight among them can't be laid out beforehand.
+    batch : int
+        The largest.
     """
     if node.operation in (ConvEpilogue, Linear) and node.inputs[1] in flowing:
         kernels = None
@@ -369,7 +378,7 @@ def inference_step(
         return FastLinear(node, backend, kernels, storage.dtype)
     if node.operation is ConvEpilogue:
         if fast and kernels is not None and rule["algorithm"] != "im2col":
-            return FastConvolution(node, backend, kernels, storage.dtype)
+            return FastConvolution(node, backend, kernels, storage.dtype, batch)
         return SingleImages(node, backend)
     if node.operation is Linear:
         if fast and kernels is not None:

@@ -61,9 +61,11 @@ def test_an_image_gets_the_same_bits_in_any_batch(case, dtype):
     model.to(dtype)
     x = x.astype(dtype)
     plan, large = nr.compile(model, x.shape), nr.compile(model, (2 * len(x), *x.shape[1:]))
+    alone = nr.compile(model, (1, *x.shape[1:]))
     y = plan(x)
     for i in range(len(x)):
         np.testing.assert_array_equal(plan(x[i : i + 1]), y[i : i + 1])
+        np.testing.assert_array_equal(alone(x[i : i + 1]), y[i : i + 1])
     np.testing.assert_array_equal(plan(x[::-1]), y[::-1])
     np.testing.assert_array_equal(large(np.concatenate([x, x])), np.concatenate([y, y]))
 

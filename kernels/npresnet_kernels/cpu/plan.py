@@ -110,10 +110,11 @@ def convolution(
     groups: int,
     algorithm: str,
     dtype: np.dtype[Any],
+    images: int = 0,
 ) -> Convolution:
     """Return the convolution of a layer's shape; `choose_algorithm` let no other through."""
     return Convolution(
-        maps[0], weight[0], weight[2], stride[0], padding[0], maps[1], maps[2], algorithm
+        maps[0], weight[0], weight[2], stride[0], padding[0], maps[1], maps[2], algorithm, images
     )
 
 

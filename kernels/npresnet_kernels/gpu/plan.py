@@ -154,6 +154,7 @@ def convolution(
     groups: int,
     algorithm: str,
     dtype: np.dtype[Any],
+    images: int = 0,
 ) -> Convolution:
     """Return the convolution of a layer's shape, for maps in a storage type."""
     taken = "wgmma" if algorithm == "wgmma" else "auto"

@@ -88,6 +88,10 @@ def test_other_vector_widths(tmp_path):
         " ((1, 5, 9, 3, 2, 1, 9, 7), 'direct')):\n"
         "    test_forward(shape, algorithm)\n"
         "    test_gradients(shape, algorithm)\n"
+        "from test_half import *\n"
+        "if half.FITS:\n"
+        "    *_, y, truth = both(1, (128, 161), (5, 4), 1, 'winograd4')\n"
+        "    np.testing.assert_array_equal(y, truth)\n"
     )
     running = {}
     for vector in ("avx2", "neon"):

@@ -42,6 +42,9 @@ class Convolution:
         Of the input.
     algorithm : {"auto", "winograd4", "winograd2", "winograd2x2", "direct"}
         "auto" chooses by the shape.
+    images : int
+        The most in a call of `forward`, if that is known: where they are few, its weights are laid
+        out otherwise. 0 where it isn't.
 
     Attributes
     ----------
@@ -61,6 +64,7 @@ class Convolution:
         height: int,
         width: int,
         algorithm: str = "auto",
+        images: int = 0,
     ) -> None:
         self.channels_in, self.channels_out = channels_in, channels_out
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
@@ -87,7 +91,7 @@ class Convolution:
         if algorithm == "winograd2x2" and not fits_map((height, width), padding):
             raise ValueError(f"{algorithm} needs maps of 2x2 and padding 1")
         self.algorithm = algorithm
-        self._forward = self._forward_problem()
+        self._forward = self._forward_problem(images)
         self._backward = self._backward_problems()
         layer = Layer(
             channels_in,
@@ -100,7 +104,7 @@ class Convolution:
         )
         self._weight = weight_problem(layer, WEIGHT_FORMS.get(self.algorithm))
 
-    def _forward_problem(self) -> Problem:
+    def _forward_problem(self, images: int) -> Problem:
         """Return the problem of the forward pass."""
         taps = self.kernel_size
         view = WeightView(0, 4 * self.channels_in * taps**2, 4 * taps**2, 4 * taps, 4)
@@ -112,6 +116,7 @@ class Convolution:
                 *self.input_size,
                 self.padding,
                 view,
+                images,
             )
         grid = Grid(self.output_size, (taps, taps), -self.padding, -self.padding, self.stride)
         grid, view = _trimmed(grid, view, self.input_size)

@@ -141,10 +141,13 @@ def _apply_by_columns(
     return results
 
 
-def apply_both_sides(e: Emitter, matrix: Matrix, tile: list[list[ir.Value]]) -> list[list[Any]]:
-    """Emit matrix @ tile @ matrix^T for a square tile of vectors."""
+def apply_one_side(e: Emitter, matrix: Matrix, tile: list[list[ir.Value]]) -> list[list[Any]]:
+    """Emit matrix @ tile for a square tile of vectors."""
     size = len(tile)
     columns = [apply_matrix(e, matrix, [tile[i][j] for i in range(size)]) for j in range(size)]
-    return [
-        apply_matrix(e, matrix, [columns[j][i] for j in range(size)]) for i in range(len(matrix))
-    ]
+    return [[column[i] for column in columns] for i in range(len(matrix))]
+
+
+def apply_both_sides(e: Emitter, matrix: Matrix, tile: list[list[ir.Value]]) -> list[list[Any]]:
+    """Emit matrix @ tile @ matrix^T for a square tile of vectors."""
+    return [apply_matrix(e, matrix, row) for row in apply_one_side(e, matrix, tile)]

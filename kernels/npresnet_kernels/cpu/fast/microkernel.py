@@ -138,8 +138,8 @@ def _tile(
                 e.store(value, c_rows[row], half * VECTOR_BYTES)
 
 
-def by_height(name: str, emit: Callable[..., None]) -> Callable[..., None]:
-    """Return the body of a function (rows, ...) that switches over all row counts.
+def by_height(name: str, emit: Callable[..., None], most: int = TILE_ROWS) -> Callable[..., None]:
+    """Return the body of a function (rows, ...) that switches over row counts up to `most`.
 
     `emit(emitter, rows, ...)` emits the tile of one height.
     """
@@ -148,7 +148,7 @@ def by_height(name: str, emit: Callable[..., None]) -> Callable[..., None]:
         builder = e.builder
         done = builder.append_basic_block("done")
         choice = builder.switch(rows, done)
-        for height in range(1, TILE_ROWS + 1):
+        for height in range(1, most + 1):
             block = builder.append_basic_block(f"rows{height}")
             choice.add_case(I64(height), block)
             builder.position_at_end(block)

@@ -5,10 +5,11 @@ the forward ones with input and output channels exchanged and the taps read back
 strides given here differ.
 """
 
+from .half import TAPS
 from .memory import gather_vectors, zero_vectors
 from .parallel import FIRST, helper, kernel, next_item
 from .transforms import call_weight
-from .vector import LANES, TILE_COLUMNS, load_int
+from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
 
 (
     SOURCE,
@@ -72,6 +73,35 @@ def pack_winograd(table: int, thread: int, threads: int) -> None:
                 for extra in range(depth, padded_depth(depth)):
                     place = target + point * tiles * column_bytes + (extra - start) * row
                     zero_vectors(place, 1)
+        item = next_item(table)
+
+
+@kernel
+def pack_half(table: int, thread: int, threads: int) -> None:
+    """H (K / L, n, C, 3, L) = G g: an item is some input channels of L output channels."""
+    depth = load_int(table, DEPTH)
+    columns = load_int(table, COLUMNS)
+    step = TAPS * VECTOR_BYTES
+    chunks = (depth + CHUNK - 1) // CHUNK
+    item = next_item(table)
+    while item >= 0:
+        vector = item // chunks
+        start = item % chunks * CHUNK
+        lane_step = load_int(table, LANE_STEP)
+        depth_step = load_int(table, DEPTH_STEP)
+        call_weight(
+            load_int(table, WEIGHT_TRANSFORM),
+            load_int(table, SOURCE) + vector * LANES * lane_step + start * depth_step,
+            load_int(table, ROW_STEP),
+            load_int(table, TAP_STEP),
+            lane_step,
+            columns - vector * LANES,
+            load_int(table, TARGET) + (vector * load_int(table, POINTS) * depth + start) * step,
+            depth * step,
+            min(CHUNK, depth - start),
+            depth_step,
+            step,
+        )
         item = next_item(table)
 
 

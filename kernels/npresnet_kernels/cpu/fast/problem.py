@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from . import direct, direct_images, packing, winograd
+from . import direct, direct_images, half, packing, winograd
 from .algorithm import L2_BYTES, STORED_BYTES, mostly_padding, tiles_together
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import WANTED_BYTES, chunk_length, gemm_blocked
@@ -32,6 +32,10 @@ BLOCK_FLOATS = 96 * 1024
 CUT_BYTES = 1 << 20
 """Of an L2, what work is cut for; found by trying. On an L2 of 2 MiB, blocks for all of it are no
 faster, and an image alone takes longer."""
+
+HALF_TILES = 16
+"""Most tiles of a call for which weights are transformed in one direction only: for more, the
+multiply-adds take longer than reading the weights."""
 
 ITEMS_PER_THREAD = 3
 """Work items wanted for a thread, so that one that is slowed down doesn't hold up the rest."""
@@ -161,11 +165,15 @@ class WinogradProblem:
         0, 1 or 2.
     view : WeightView
         How it reads the weights.
+    images : int
+        The most in a call, if that is known; else 0.
 
     Attributes
     ----------
     plain : bool
-        Whether `run` takes the weights as they are; else `pack` makes U of them.
+        Whether `run` takes the weights as they are; else `pack` makes U of them, or H.
+    half : bool
+        Whether it makes H, see the module `half`.
     """
 
     def __init__(
@@ -177,6 +185,7 @@ class WinogradProblem:
         width: int,
         padding: int,
         view: WeightView,
+        images: int = 0,
     ) -> None:
         self.form = form
         self.view = view
@@ -191,8 +200,14 @@ class WinogradProblem:
         vectors = ceil_div(channels, LANES)
         depth = packing.padded_depth(channels)
         transformed = int(form.points * self.columns * depth * TILE_COLUMNS)
-        self.plain = 4 * transformed > STORED_BYTES and channels % LANES == 0
+        whole = channels % LANES == 0
+        few = 0 < images * self.tile_height * self.tile_width <= HALF_TILES
+        large = 4 * transformed > CUT_BYTES
+        self.half = few and large and whole and half.FITS and form.half is not None
+        self.plain = 4 * transformed > STORED_BYTES and whole and not self.half
         self.weight_floats = 0 if self.plain else transformed
+        if self.half:
+            self.weight_floats = transformed // form.size * half.TAPS
         self._choose_blocks(form.points * vectors * VECTOR_BYTES)
 
         table = np.zeros(winograd.SLOTS, dtype=np.int64)
@@ -251,10 +266,15 @@ class WinogradProblem:
     def pack(self, weight: Floats, out: Floats) -> None:
         """Transform weights into `out`, which starts at a cache line."""
         table = _packing_table(weight, self.view, out, self.channels, self.out_channels)
-        table[packing.POINTS] = self.form.points
-        table[packing.WEIGHT_TRANSFORM] = self.form.weight.address
         items = self.columns * 2 * ceil_div(self.channels, packing.CHUNK)
-        run(packing.pack_winograd, table, items, thread_count())
+        if self.half and self.form.half is not None:
+            table[packing.POINTS] = self.form.size
+            table[packing.WEIGHT_TRANSFORM] = self.form.half.address
+            run(packing.pack_half, table, items, thread_count())
+        else:
+            table[packing.POINTS] = self.form.points
+            table[packing.WEIGHT_TRANSFORM] = self.form.weight.address
+            run(packing.pack_winograd, table, items, thread_count())
 
     def run(
         self, x: Floats, packed: Floats, y: Floats, scratch: Floats, epilogue: Epilogue
@@ -276,6 +296,10 @@ class WinogradProblem:
         if self.plain:
             table[winograd.WEIGHT] += self.view.offset
             table[winograd.WEIGHT_TRANSFORM] = self.form.weight.address
+        if self.half:
+            table[winograd.LOW] = self.form.half_products[0].address
+            if len(self.form.half_products) > 1:
+                table[winograd.HIGH] = self.form.half_products[1].address
         remaining = np.empty(0, np.int64)
         if epilogue.sums is not None:
             bands = len(epilogue.sums.partial)
@@ -286,7 +310,7 @@ class WinogradProblem:
 
         block = even_block(tiles, self.block, threads)
         blocks = ceil_div(tiles, block)
-        if tiles <= self.block and 4 * self.weight_floats > CUT_BYTES:
+        if tiles <= self.block and (self.half or 4 * self.weight_floats > CUT_BYTES):
             table[winograd.BLOCK] = tiles
             table[winograd.GROUP] = self.shared_group
             table[winograd.THREAD_SCRATCH] = self._bytes

@@ -10,7 +10,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from .matrices import MAP_2, Matrix, apply_both_sides, winograd_matrices
+from .half import HALF_PRODUCTS_2, HALF_PRODUCTS_4
+from .matrices import MAP_2, Matrix, apply_both_sides, apply_one_side, winograd_matrices
 from .parallel import Kernel, kernel
 from .vector import I64, LANES, VECTOR_BYTES, Emitter, indirect_call, ir_kernel
 
@@ -58,11 +59,13 @@ def _into_points(matrix: Matrix) -> Callable[..., None]:
     return body
 
 
-def _gathered_points(matrix: Matrix) -> Callable[..., None]:
+def _gathered_points(matrix: Matrix, half: bool = False) -> Callable[..., None]:
     """Return the body of `weight(source, row step, column step, lane step, lanes, target, ...)`.
 
     The same for filters whose lanes lie `lane_step` bytes apart in memory, as in (K, C, R, S);
-    `count` of them, every `source_step` bytes. Only the first `lanes` lanes exist.
+    `count` of them, every `source_step` bytes. Only the first `lanes` lanes exist. With `half`,
+    they are transformed in one direction only: `point_step` lies between rows, whose numbers are
+    neighbours.
     """
 
     def body(
@@ -90,7 +93,14 @@ def _gathered_points(matrix: Matrix) -> Callable[..., None]:
             [e.gather(pointer, lane_step, mask) for pointer in row]
             for row in _grid(e, here, side, side, row_step, step)
         ]
-        _store_points(e, apply_both_sides(e, matrix, tile), there, point_step)
+        if half:
+            rows = apply_one_side(e, matrix, tile)
+            places = _grid(e, there, len(rows), side, point_step, I64(VECTOR_BYTES))
+            for values, pointers in zip(rows, places, strict=True):
+                for value, pointer in zip(values, pointers, strict=True):
+                    e.store(value, pointer)
+        else:
+            _store_points(e, apply_both_sides(e, matrix, tile), there, point_step)
         turn.close([e.shift(here, source_step), e.shift(there, vector_step)])
 
     return body
@@ -197,6 +207,8 @@ _input_4_3 = ir_kernel("input_4_3", "piipiii", _into_points(winograd_matrices(4,
 _input_2_3 = ir_kernel("input_2_3", "piipiii", _into_points(winograd_matrices(2, 3)[2]))
 _weight_4_3 = ir_kernel("weight_4_3", "piiiipiiii", _gathered_points(winograd_matrices(4, 3)[1]))
 _weight_2_3 = ir_kernel("weight_2_3", "piiiipiiii", _gathered_points(winograd_matrices(2, 3)[1]))
+_half_4_3 = ir_kernel("half_4_3", "piiiipiiii", _gathered_points(winograd_matrices(4, 3)[1], True))
+_half_2_3 = ir_kernel("half_2_3", "piiiipiiii", _gathered_points(winograd_matrices(2, 3)[1], True))
 _output_4_3 = ir_kernel("output_4_3", "pipppiiipiii", _from_points(winograd_matrices(4, 3)[0]))
 _output_2_3 = ir_kernel("output_2_3", "pipppiiipiii", _from_points(winograd_matrices(2, 3)[0]))
 
@@ -272,6 +284,62 @@ def weight_2_3(
 ) -> None:
     """G g G^T of F(2x2, 3x3): 3 x 3 taps to 16 points."""
     _weight_2_3(
+        source,
+        row_step,
+        step,
+        lane_step,
+        lanes,
+        target,
+        point_step,
+        count,
+        source_step,
+        vector_step,
+    )
+
+
+@kernel
+def half_4_3(
+    source: int,
+    row_step: int,
+    step: int,
+    lane_step: int,
+    lanes: int,
+    target: int,
+    point_step: int,
+    count: int,
+    source_step: int,
+    vector_step: int,
+) -> None:
+    """G g of F(4x4, 3x3): 3 x 3 taps to 6 rows of 3."""
+    _half_4_3(
+        source,
+        row_step,
+        step,
+        lane_step,
+        lanes,
+        target,
+        point_step,
+        count,
+        source_step,
+        vector_step,
+    )
+
+
+@kernel
+def half_2_3(
+    source: int,
+    row_step: int,
+    step: int,
+    lane_step: int,
+    lanes: int,
+    target: int,
+    point_step: int,
+    count: int,
+    source_step: int,
+    vector_step: int,
+) -> None:
+    """G g of F(2x2, 3x3): 3 x 3 taps to 4 rows of 3."""
+    _half_2_3(
         source,
         row_step,
         step,
@@ -508,6 +576,10 @@ class Form:
         Of the pixels that a tile makes and reads.
     size : int
         Of the transformed tile.
+    half : Kernel or None
+        Transforms weights in one direction only.
+    half_products : tuple of Kernel
+        Transform them in the other, and multiply: all points of a row of the tile, in equal parts.
     """
 
     outputs: int
@@ -516,6 +588,8 @@ class Form:
     input: Kernel
     weight: Kernel
     output: Kernel
+    half: Kernel | None = None
+    half_products: tuple[Kernel, ...] = ()
 
     @property
     def points(self) -> int:
@@ -528,8 +602,8 @@ class Form:
         return (self.outputs + 2 - self.inputs) // 2
 
 
-F4 = Form(4, 6, 6, input_4_3, weight_4_3, output_4_3)
-F2 = Form(2, 4, 4, input_2_3, weight_2_3, output_2_3)
+F4 = Form(4, 6, 6, input_4_3, weight_4_3, output_4_3, half_4_3, HALF_PRODUCTS_4)
+F2 = Form(2, 4, 4, input_2_3, weight_2_3, output_2_3, half_2_3, HALF_PRODUCTS_2)
 M2 = Form(2, 2, 3, input_2_map, weight_2_map, output_2_map)
 
 

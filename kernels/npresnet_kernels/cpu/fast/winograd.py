@@ -15,12 +15,14 @@ own; else, with few tiles for so many threads, groups of channels are taken from
 
 F(4x4, 3x3) makes four times as many numbers of the weights. Where no L2 holds them, reading U costs
 more than making it: then the weights stay as they are, (K, C, 3, 3), and a thread transforms a
-chunk of the depth of its group into its own L2, just before it multiplies by it.
+chunk of the depth of its group into its own L2, just before it multiplies by it. Where there are a
+few tiles only, weights transformed in one direction are read instead; see `half`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from .half import TAPS, multiply_half
 from .memory import copy_in, copy_out, zero_vectors
 from .microkernel import chunk_length, multiply_block
 from .parallel import FIRST, helper, kernel, next_item
@@ -65,8 +67,10 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, indirect_call, l
     REMAINING,
     PARTIAL,
     SUMS,
+    LOW,
+    HIGH,
     SLOTS,
-) = range(FIRST, FIRST + 38)
+) = range(FIRST, FIRST + 40)
 
 PATCH_VECTORS = 4
 """Vectors of channels that a padded copy of an edge tile holds at a time."""
@@ -329,6 +333,32 @@ def multiply_plain(
             )
 
 
+@helper
+def multiply_halves(
+    table: int, tiles: int, stored: int, v: int, column: int, columns: int, products: int
+) -> None:
+    """Make M as `multiply_packed` does, from weights transformed in one direction."""
+    channels = load_int(table, CHANNELS)
+    side = load_int(table, SIDE)
+    row = columns * TILE_COLUMNS * 4
+    for vector in range(2 * columns):
+        half = (column * 2 + vector) * side * channels * TAPS * VECTOR_BYTES
+        multiply_half(
+            load_int(table, LOW),
+            load_int(table, HIGH),
+            v,
+            stored * VECTOR_BYTES,
+            point_step(channels, stored),
+            load_int(table, WEIGHT) + half,
+            products + vector * VECTOR_BYTES,
+            load_int(table, POINTS) * row,
+            row,
+            tiles,
+            channels,
+            side,
+        )
+
+
 call_sums: Callable[..., Any] = indirect_call("call_sums", 5)
 
 
@@ -378,6 +408,8 @@ def multiply_tiles(
     if load_int(table, WEIGHT_TRANSFORM):
         u = products + load_int(table, BLOCK) * points * load_int(table, GROUP) * TILE_COLUMNS * 4
         multiply_plain(table, tiles, stored, v, column, columns, products, u)
+    elif load_int(table, LOW):
+        multiply_halves(table, tiles, stored, v, column, columns, products)
     else:
         multiply_packed(table, tiles, stored, v, column, columns, products)
     for tile in range(tiles):
