@@ -333,5 +333,5 @@ def test_without_openmp(monkeypatch):
     pool.set_num_threads(3)
     layer = Layer((2, 17, 33, 3, 1, 1, 13, 9), "winograd4", threads=3)
     whole = layer.forward()
-    monkeypatch.setattr(parallel, "_on_all", lambda: None)
+    monkeypatch.setattr(parallel, "_loaded_openmp", lambda: None)
     np.testing.assert_array_equal(layer.forward(), whole)
