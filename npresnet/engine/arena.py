@@ -36,8 +36,19 @@ class Arena:
         self._make = memory
         self._memory = memory(size)
         self._scratch = memory(0).view(np.float32)
-        self.seats: dict[tuple[int, int], Any] = {}
-        """By batch and threads, what a plan keeps for its runs in this arena: made once."""
+        self._seats: dict[tuple[int, int], Any] = {}
+        self._seated: object = None
+
+    def seats(self, held: object = None) -> dict[tuple[int, int], Any]:
+        """Return what a plan keeps for its runs in this arena, by batch and threads.
+
+        With another ``held`` than before all of it is forgotten: recordings of runs hold the
+        weights that they read, so each batch size would keep old ones alive.
+        """
+        if held is not None and held is not self._seated:
+            self._seats.clear()
+            self._seated = held
+        return self._seats
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         """Return a C-contiguous array at an offset."""

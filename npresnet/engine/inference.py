@@ -128,7 +128,7 @@ class InferencePlan:
         That needs a backend that can record, and plan kernels for every operation; the recording
         is made in the second run of a batch size.
         """
-        seats = [seat for arena in self._arenas.idle() for seat in arena.seats.values()]
+        seats = [seat for arena in self._arenas.idle() for seat in arena.seats().values()]
         return any(seat.recording.replay is not None for seat in seats)
 
     def __call__(self, x: Any) -> Any:
@@ -176,10 +176,11 @@ class InferencePlan:
             return [xp.empty(v.shape_at(0), v.dtype) for v in self.graph.outputs]
         with self._arenas.lend() as arena, no_grad(), np.errstate(all="ignore"):
             threads = 0 if self._kernels is None else self._kernels.thread_count()
-            if (batch, threads) not in arena.seats:
+            seats = arena.seats(prepared.values)
+            if (batch, threads) not in seats:
                 views = self._views(arena, batch)
-                arena.seats[batch, threads] = _Seat(views, Recording(self._recorder))
-            seat: _Seat = arena.seats[batch, threads]
+                seats[batch, threads] = _Seat(views, Recording(self._recorder))
+            seat: _Seat = seats[batch, threads]
             entry = self.graph.inputs[0]
             memory = seat.views.get(entry)
             entered = self._storage.enter(x, memory, self._recorder is not None)

@@ -1,10 +1,12 @@
 """Inference plans against eager: the same numbers, whatever the batch and whoever calls."""
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +300,22 @@ def test_a_plan_sees_changed_weights(case):
     largest.data.reshape(-1)[1] += 30  # a single element: told
     plan.refresh()
     check()
+
+
+def test_a_plan_keeps_no_weights_of_before():
+    """Though it has recordings for other batches, which read them."""
+    model = nr.resnet18(num_classes=3, small_input=True).eval()
+    x = np.random.default_rng(1).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    for n in (3, 2, 1) * 3:
+        plan(x[:n])
+    packs = [weakref.ref(pack) for pack in plan._prepared.packs if isinstance(pack, np.ndarray)]
+    for p in model.parameters():
+        p.data = p.data * np.float32(1.25)
+    plan(x)
+    gc.collect()
+    assert len(packs) > 15
+    assert not [pack for pack in packs if pack() is not None]
 
 
 def test_a_plan_follows_a_model_that_was_rebuilt():
