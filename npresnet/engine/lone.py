@@ -7,7 +7,7 @@ recorded has kernels for them that write into the plan's memory, and so aren't i
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Lone:
         Whether both lie in the same place.
     """
 
-    in_place: ClassVar[bool] = True
+    in_place: bool = True
 
     def __init__(self, node: Node, kernels: RecordedKernels) -> None:
         x = node.inputs[0]
@@ -121,6 +121,7 @@ class _Sum(Lone):
         assert second is not None
         self.x, self.other = (first, second) if first.needs_grad else (second, first)
         self.targets = []
+        self.in_place = first is not second  # x + x has twice its gradient
 
     def forward(self, frame: Frame) -> None:
         self.kernels.add(frame.stored(self.x), frame.stored(self.other), frame.stored(self.y))

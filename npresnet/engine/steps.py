@@ -237,8 +237,8 @@ class FastConvolution(FastStep):
         return self.convolution.pack(dense(lookup(self.packs[0])), out)
 
     def scratch_floats(self, threads: int, batch: int) -> int:
-        """Return what the kernel needs."""
-        return self.convolution.scratch_floats(threads, batch=batch)
+        """Return what the kernel needs; reshaped maps may be more than images."""
+        return self.convolution.scratch_floats(threads, batch=self.x.shape_at(batch)[0])
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
@@ -273,7 +273,7 @@ class FastLinear(FastStep):
 
     def scratch_floats(self, threads: int, batch: int) -> int:
         """Return what the kernel needs."""
-        return self.layer.scratch_floats(threads, batch=batch)
+        return self.layer.scratch_floats(threads, batch=self.x.shape_at(batch)[0])
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""

@@ -91,7 +91,8 @@ class _Weighted(_FastStep):
         return self.layer.packed_size, grad
 
     def scratch_floats(self, threads: int, batch: int) -> int:
-        layer: int = self.layer.scratch_floats(threads, True, batch)
+        # rows of pixels, say, are more than images
+        layer: int = self.layer.scratch_floats(threads, True, self.x.shape_at(batch)[0])
         if self.bias is None:
             return layer
         return max(layer, self.norm_scratch(batch, self.weight.shape[0]))
