@@ -3,11 +3,11 @@
     python bench/layers.py --peers winograd4 winograd2 direct --passes forward
     python bench/calibrate.py bench/results/layers-2026-11-23T035225.json ... --out times.json
 
-Takes the 3x3 convolutions of stride 1, where there is a choice. Costs come out in cycles of all
-cores at the FMA peak that the same run measured, by least squares of the relative error; copy them
-to `COSTS` of `npresnet_kernels.cpu.fast.algorithm`. The table shows each shape's choice, and by
-how much it is slower than the best. `--out` writes the times alone, which a test holds the choice
-against.
+Takes the 3x3 convolutions of stride 1, where there is a choice, and the least of several times.
+Costs come out in cycles of all cores at the FMA peak that the same run measured, by least squares
+of the relative error; copy them to `COSTS` of `npresnet_kernels.cpu.fast.algorithm`. What none of
+the layers does keeps its cost. The table shows each shape's choice, and by how much it is slower
+than the best. `--out` writes the times alone, which a test holds the choice against.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from typing import Any
 import numpy as np
 import report
 
-from npresnet_kernels.cpu.fast.algorithm import FMAS_PER_CYCLE, Work, choose_algorithm, work_of
+from npresnet_kernels.cpu.fast.algorithm import (
+    COSTS,
+    FMAS_PER_CYCLE,
+    Work,
+    choose_algorithm,
+    work_of,
+)
 from npresnet_kernels.cpu.fast.vector import LANES
 
 ALGORITHMS = ("winograd4", "winograd2", "direct")
@@ -48,6 +54,15 @@ def read(path: Path) -> list[Time]:
     return times
 
 
+def merged(times: list[Time]) -> list[Time]:
+    """Return each shape and number of images once, with the least times."""
+    found: dict[str, Time] = {}
+    for time in times:
+        before = found.setdefault(json.dumps((time["shape"], time["images"])), time)["cycles"]
+        before.update({name: min(before[name], n) for name, n in time["cycles"].items()})
+    return list(found.values())
+
+
 def fit(times: list[Time]) -> Work:
     """Return what each kind of work costs."""
     amounts, measured = [], []
@@ -56,7 +71,9 @@ def fit(times: list[Time]) -> Work:
             amounts.append(astuple(work_of(name, *time["shape"], time["images"])))
             measured.append(cycles)
     relative = np.array(amounts) / np.array(measured)[:, None]
-    costs, *_ = np.linalg.lstsq(relative, np.ones(len(measured)), rcond=None)
+    done = relative.any(axis=0)
+    costs = np.array(astuple(COSTS))
+    costs[done], *_ = np.linalg.lstsq(relative[:, done], np.ones(len(measured)), rcond=None)
     return Work(*(float(cost) for cost in costs))
 
 
@@ -72,7 +89,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+", help="JSON files that layers.py wrote")
     parser.add_argument("--out", type=Path, help="where to write the times alone")
     arguments = parser.parse_args()
-    times = [time for path in arguments.results for time in read(path)]
+    times = merged([time for path in arguments.results for time in read(path)])
     costs = fit(times)
     for field, cost in zip(fields(Work), astuple(costs), strict=True):
         print(f"{field.name:10s} {cost:.4g}")

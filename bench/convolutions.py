@@ -94,6 +94,7 @@ def fast(algorithm: str, conv: dict[str, Any], batch: int, direction: str) -> Wo
             shape.size,
             shape.size,
             algorithm=algorithm,
+            images=batch if direction == "forward" else 0,
         )
     except ValueError as error:
         raise Skip(str(error)) from None

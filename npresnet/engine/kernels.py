@@ -168,7 +168,7 @@ class PlanKernels(Protocol):
     ) -> Convolution:
         """Return the convolution of a layer's shape, for maps in a storage type.
 
-        ``images`` is the most in a call of ``forward``, where that is known.
+        ``images`` is the most in a call of ``forward``; 0 where weights are packed for each call.
         """
         ...
 

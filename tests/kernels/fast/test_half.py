@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from npresnet_kernels.cpu import threads as pool
 from npresnet_kernels.cpu.fast import half, parallel
+from npresnet_kernels.cpu.fast.algorithm import HALF_TILES
 from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.memory import aligned_empty
-from npresnet_kernels.cpu.fast.problem import HALF_TILES
 from npresnet_kernels.cpu.fast.vector import LANES
 from npresnet_kernels.cpu.machine_code import assembly
 
@@ -48,6 +48,7 @@ def both(images, channels, size, padding, algorithm, most=None):
         (3, (272, 128), (3, 3), 1, "winograd2"),
         (1, (160, 160), (1, 1), 2, "winograd4"),
         (5, (512, 512), (4, 4), 1, "winograd4"),
+        (12, (352, 352), (7, 6), 1, "winograd4"),  # many tiles: more than 16 MiB as a whole
     ],
 )
 def test_the_bits_are_those_of_whole_transforms(

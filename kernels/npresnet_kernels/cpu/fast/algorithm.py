@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
 
+from . import half
 from .transforms import F2, F4, GRADIENT_F4, GRADIENT_M2, M2, Form
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
 
@@ -23,8 +24,20 @@ ASSUMED_BATCHES = (1, 16)
 TRAINING_BATCHES = (16,)
 """Nobody trains on an image alone."""
 
+CUT_BYTES = 1 << 20
+"""Of an L2, what work is cut for; found by trying. On an L2 of 2 MiB, blocks for all of it are no
+faster, and an image alone takes longer."""
+
 STORED_BYTES = 16 * 1024 * 1024
-"""Transformed weights larger than this are made from the plain ones whenever they are needed."""
+"""Larger transformed weights are stored transformed in one direction or, where they change with
+each call, made from the plain ones whenever they are needed."""
+
+HALF_TILES = 16
+"""Tiles of a call up to which smaller ones, too, are stored transformed in one direction: for more,
+the multiply-adds take longer than reading the weights."""
+
+HALF_OPERATIONS = 7 / 6
+"""Vector operations for a multiply-add by such weights: 4 more for 24."""
 
 SHARED_BYTES = 4 * 1024 * 1024
 """Transformed input that all threads share at a time."""
@@ -83,9 +96,16 @@ class Work:
 
 
 COSTS = Work(
-    winograd=1.228, direct=1.197, transform=21.5, gather=24.5, weight=0.0853, made=9.88, call=115e3
+    winograd=1.137,
+    direct=1.084,
+    transform=14.9,
+    gather=9.50,
+    weight=0.1106,
+    made=9.88,
+    call=108.2e3,
 )
-"""Fitted on two AVX-512 cores with an L2 of 2 MiB each; narrower units scale by their lanes."""
+"""Fitted on two AVX-512 cores with an L2 of 2 MiB each; narrower units scale by their lanes. `made`
+is of an earlier fit, when inference made weights on the way, too."""
 
 
 def ceil_to(count: int, multiple: int) -> int:
@@ -120,6 +140,34 @@ def tiles_together(form: Form, channels: int) -> int:
     return max(TILE_ROWS, min(128, SHARED_BYTES // tile_bytes))
 
 
+def weight_layout(form: Form, channels: int, columns: int, tiles: int, kept: bool) -> str:
+    """Return how a Winograd form's weights are stored.
+
+    Parameters
+    ----------
+    form : Form
+    channels, columns : int
+        Of input and output, the latter as stored.
+    tiles : int
+        The most in a call.
+    kept : bool
+        Whether they are laid out once for many calls.
+
+    Returns
+    -------
+    str
+        "whole", "half" (transformed in one direction), or "plain".
+    """
+    weights = form.points * ceil_to(channels, 4) * columns * 4
+    if channels % LANES:
+        return "whole"
+    large = weights > STORED_BYTES
+    few = tiles <= HALF_TILES and weights > CUT_BYTES
+    if kept and (large or few) and half.FITS and form.half is not None:
+        return "half"
+    return "plain" if large else "whole"
+
+
 def winograd_work(
     form: Form,
     channels: int,
@@ -133,12 +181,13 @@ def winograd_work(
     tiles = images * prod(-(-size // form.outputs) for size in out_size)
     turns = tiles * form.points / (LANES * FMAS_PER_CYCLE)
     weights = form.points * depth * columns * 4
-    plain = weights > STORED_BYTES and channels % LANES == 0
-    times = -(-tiles // tiles_together(form, channels)) if plain else int(training)
+    layout = weight_layout(form, channels, columns, tiles, not training)
+    times = -(-tiles // tiles_together(form, channels)) if layout == "plain" else int(training)
+    stored = {"whole": weights, "half": weights // form.size * half.TAPS, "plain": 0}[layout]
     return Work(
-        winograd=turns * depth * columns,
+        winograd=turns * depth * columns * (HALF_OPERATIONS if layout == "half" else 1),
         transform=turns * (ceil_to(channels, LANES) + columns),
-        weight=0 if plain else max(weights - L2_BYTES, 0),
+        weight=max(stored - L2_BYTES, 0),
         made=times * weights / VECTOR_BYTES,
     )
 

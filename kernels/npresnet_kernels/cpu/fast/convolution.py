@@ -43,8 +43,8 @@ class Convolution:
     algorithm : {"auto", "winograd4", "winograd2", "winograd2x2", "direct"}
         "auto" chooses by the shape.
     images : int
-        The most in a call of `forward`, if that is known: where they are few, its weights are laid
-        out otherwise. 0 where it isn't.
+        The most in a call of `forward`, by weights that are packed once; 0 where they are packed
+        for each call. Only how weights are stored depends on it.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import direct, direct_images, half, packing, winograd
-from .algorithm import L2_BYTES, STORED_BYTES, mostly_padding, tiles_together
+from .algorithm import CUT_BYTES, L2_BYTES, mostly_padding, tiles_together, weight_layout
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import WANTED_BYTES, chunk_length, gemm_blocked
 from .parallel import Integers, hold, run, thread_count
@@ -28,14 +28,6 @@ FLOORS = np.array([-np.inf, 0.0], dtype=np.float32)
 
 BLOCK_FLOATS = 96 * 1024
 """Floats of a block's left operand: well inside an L2 of 1 MB with room for weights."""
-
-CUT_BYTES = 1 << 20
-"""Of an L2, what work is cut for; found by trying. On an L2 of 2 MiB, blocks for all of it are no
-faster, and an image alone takes longer."""
-
-HALF_TILES = 16
-"""Most tiles of a call for which weights are transformed in one direction only: for more, the
-multiply-adds take longer than reading the weights."""
 
 ITEMS_PER_THREAD = 3
 """Work items wanted for a thread, so that one that is slowed down doesn't hold up the rest."""
@@ -166,7 +158,7 @@ class WinogradProblem:
     view : WeightView
         How it reads the weights.
     images : int
-        The most in a call, if that is known; else 0.
+        The most in a call, by weights that are laid out once; 0 where they change with each call.
 
     Attributes
     ----------
@@ -200,11 +192,10 @@ class WinogradProblem:
         vectors = ceil_div(channels, LANES)
         depth = packing.padded_depth(channels)
         transformed = int(form.points * self.columns * depth * TILE_COLUMNS)
-        whole = channels % LANES == 0
-        few = 0 < images * self.tile_height * self.tile_width <= HALF_TILES
-        large = 4 * transformed > CUT_BYTES
-        self.half = few and large and whole and half.FITS and form.half is not None
-        self.plain = 4 * transformed > STORED_BYTES and whole and not self.half
+        tiles = images * self.tile_height * self.tile_width
+        stored = self.columns * TILE_COLUMNS
+        layout = weight_layout(form, channels, stored, tiles, images > 0)
+        self.half, self.plain = layout == "half", layout == "plain"
         self.weight_floats = 0 if self.plain else transformed
         if self.half:
             self.weight_floats = transformed // form.size * half.TAPS
