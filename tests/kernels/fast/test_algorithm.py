@@ -128,3 +128,5 @@ def test_errors_name_the_cure():
         Convolution(3, 8, 3, 2, 1, 5, 5, "winograd4")
     with pytest.raises(ValueError, match="maps of 2x2 and padding 1"):
         Convolution(3, 8, 3, 1, 1, 2, 3, "winograd2x2")
+    with pytest.raises(ValueError, match="maps of 2x2 and padding 1"):
+        Convolution(3, 8, 3, 1, 2, 2, 2, "winograd2x2")
