@@ -411,6 +411,23 @@ def test_wrong_input(device):
         np.testing.assert_array_equal(to_numpy(value), before[key])
 
 
+def test_a_batch_without_images(device):
+    """As on the host: the loss is NaN, and the step after it goes on."""
+    nr.manual_seed(1)
+    with nr.use_backend("cpu"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.to("gpu")
+    optimizer = nr.optim.SGD(model.parameters(), lr=0.05)
+    step = nr.compile_step(model, F.cross_entropy, optimizer, SHAPE)
+    x, y = draw(0)
+    before = [to_numpy(p.data).copy() for p in model.parameters()]
+    for _ in range(3):
+        assert np.isnan(step(there(x[:0]), y[:0]))
+    for p, old in zip(model.parameters(), before, strict=True):
+        np.testing.assert_array_equal(to_numpy(p.data), old)
+    assert step(there(x), y % 4) > step(there(x), y % 4)
+
+
 def test_out_of_device_memory(device):
     model = build().to("gpu").train()
     plan, step = (

@@ -160,7 +160,7 @@ def launch(
     defines: Mapping[str, str | int] | None = None,
     architecture: str | None = None,
 ) -> None:
-    """Queue a kernel on the current stream of the current device.
+    """Queue a kernel on the current stream of the current device; a grid of no blocks is no work.
 
     Parameters
     ----------
@@ -186,6 +186,8 @@ def launch(
     DeviceError
         If the source can't be compiled, or the launch fails.
     """
+    if not all(grid):
+        return
     cupy = array_module()
     macros = tuple((key, str(value)) for key, value in (defines or {}).items())
     try:
