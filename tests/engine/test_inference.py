@@ -102,6 +102,41 @@ def test_replayed_runs_compute_what_plain_ones_do(case, request):
     assert plan.recorded == (request.node.callspec.params["case"] not in ("odd", "late"))
 
 
+SAME = """
+import hashlib
+import numpy as np
+import npresnet as nr
+nr.manual_seed(5)
+model = nr.resnet18(num_classes=7)
+x = np.random.default_rng(0).standard_normal((5, 3, 96, 64)).astype(np.float32)
+alone = nr.compile(model, (1, *x.shape[1:]))
+batch = nr.compile(model, x.shape)
+for _ in range(3):  # plain, recorded, replayed
+    print(hashlib.sha256(np.concatenate([alone(x[i : i + 1]) for i in range(5)])).hexdigest())
+    print(hashlib.sha256(batch(x)).hexdigest())
+    print(hashlib.sha256(np.concatenate([batch(x[:2]), batch(x[2:])])).hexdigest())
+"""
+
+
+def test_other_processes_get_the_same_bits():
+    """On one thread or several, an image alone or in a batch, whatever the hash seed."""
+    root = Path(__file__).parents[2]
+    running = []
+    for threads in (1, 2, 3):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{root}:{root / 'kernels'}",
+            "NUMBA_NUM_THREADS": str(threads),
+            "PYTHONHASHSEED": str(threads),
+        }
+        command = [sys.executable, "-c", SAME]
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE))
+    printed = [process.communicate(timeout=200)[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert [len(hashes) for hashes in printed] == [9, 9, 9]
+    assert len({one for hashes in printed for one in hashes}) == 1
+
+
 FORK = """
 import os, signal
 import numpy as np
