@@ -238,13 +238,13 @@ class TrainingPlan:
         loss = self._loss_of_outputs(compiled, frame, outputs, y)
         if not _goes_on(loss, self.scaler):
             return loss
-        parameters = self._model.parameters()
-        alone = all(p.grad is None for p in parameters)  # else the loss has added its own
+        learned = {p for group in self._optimizer.param_groups for p in group["params"]}
+        alone = all(p.grad is None for p in learned)  # else the loss has added its own
         if device is not None and alone and device.backward(frame, self.scaler):
             return loss
         grads = program.backward(frame)
         # parameters of no group keep what they have: these gradients lie in the plan's memory
-        for tensor in {p for group in self._optimizer.param_groups for p in group["params"]}:
+        for tensor in learned:
             if tensor in grads:
                 grad = grads[tensor]
                 tensor.grad = grad if tensor.grad is None else tensor.grad + grad

@@ -322,6 +322,21 @@ def test_any_loss_will_do(device):
         assert relative_error(to_numpy(a), to_numpy(b)) < 1e-3
 
 
+def test_a_gradient_that_nobody_steps_with_is_in_nobodys_way(device):
+    model = build().to("gpu").train()
+    bias = model.head.bias
+    optimizer = nr.optim.SGD([p for p in model.parameters() if p is not bias], lr=0.1)
+    step = nr.compile_step(model, lambda z, y: F.cross_entropy(z * 2.0, y), optimizer, SHAPE)
+    bias.grad = stale = bias.data + 1
+    before = to_numpy(bias).copy()
+    for i in range(3):
+        x, y = draw(i)
+        step(there(x), y)
+    assert step.recorded
+    assert bias.grad is stale
+    np.testing.assert_array_equal(to_numpy(bias), before)
+
+
 def test_a_loss_with_a_penalty(device):
     """What a loss adds to gradients by itself counts, in a step that isn't recorded."""
     model, twin = build().to("gpu").train(), build().to("gpu").train()

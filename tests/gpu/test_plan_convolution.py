@@ -49,4 +49,4 @@ def test_gradients(name, precision, rng):
 @pytest.mark.parametrize(("rows", "ins", "outs"), [(256, 512, 1000), (1, 512, 1000), (33, 75, 10)])
 def test_linear(rows, ins, outs, precision, rng):
     against.assert_dense(rows, ins, outs, precision, rng)
-    against.assert_dense(rows, ins, outs, precision, rng, accumulate=True, wide=True)
+    against.assert_dense(rows, ins, outs, precision, rng, wide=True)

@@ -49,17 +49,9 @@ class Dense:
         """Write y = x W^T + bias: (N, I) to (N, O) float32."""
         self._convolution.forward(_maps(x), packed, _maps(y), scratch, bias)
 
-    def grad_input(
-        self,
-        grad_y: Array,
-        packed_grad: Array,
-        grad_x: Array,
-        scratch: Array,
-        accumulate: bool = False,
-    ) -> None:
-        """Write the gradient of x, grad_y W, or add it to what is there."""
-        maps = _maps(grad_y), _maps(grad_x)
-        self._convolution.grad_input(maps[0], packed_grad, maps[1], scratch, accumulate)
+    def grad_input(self, grad_y: Array, packed_grad: Array, grad_x: Array, scratch: Array) -> None:
+        """Write the gradient of x, grad_y W."""
+        self._convolution.grad_input(_maps(grad_y), packed_grad, _maps(grad_x), scratch)
 
     def grad_weight(self, x: Array, grad_y: Array, grad_weight: Array, scratch: Array) -> None:
         """Write the gradient of the weights, grad_y^T x: (O, I) float32."""
