@@ -172,10 +172,25 @@ def device(notes: Notes) -> None:
     notes.attempt(smi, what="nvidia-smi")
 
 
+def builds(capability: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return variant, source and options of all that a device of a capability ("90") can run."""
+    from tests.kernels.gpu.test_nvcc import VARIANTS
+
+    found = []
+    for name, variant in VARIANTS.items():
+        oldest = variant.architectures[0]
+        alone = oldest.endswith("a")  # code for one capability, which CuPy doesn't ask for
+        if capability != oldest[:-1] if alone else int(capability) < int(oldest):
+            continue
+        macros = (f"-D{key}={value}" for key, value in variant.macros.items())
+        options = (*([f"-arch=sm_{oldest}"] if alone else []), "-std=c++14", *macros)
+        found += [(name, source, options) for source in variant.sources]
+    return found
+
+
 def compile_all(notes: Notes) -> None:
     """Compile every kernel for this device by NVRTC, as users' first calls do."""
     from npresnet_kernels.gpu.source import kernel_names, read_source
-    from tests.kernels.gpu.test_nvcc import VARIANTS
 
     xp = _cupy()
 
@@ -188,11 +203,9 @@ def compile_all(notes: Notes) -> None:
         return {"seconds": time.monotonic() - began, "registers": registers}
 
     with ThreadPoolExecutor(COMPILERS) as threads:  # NVRTC lets go of Python's lock
-        for name, variant in VARIANTS.items():
-            options = ("-std=c++14", *(f"-D{key}={value}" for key, value in variant.macros.items()))
-            for source in variant.sources:
-                known = {"what": "compile", "source": source, "variant": name}
-                threads.submit(notes.attempt, functools.partial(build, source, options), **known)
+        for name, source, options in builds(xp.cuda.Device().compute_capability):
+            known = {"what": "compile", "source": source, "variant": name}
+            threads.submit(notes.attempt, functools.partial(build, source, options), **known)
 
 
 def contact(notes: Notes) -> None:

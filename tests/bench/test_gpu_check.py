@@ -154,6 +154,22 @@ def test_what_ends_in_time(tmp_path):
     ]
 
 
+def test_a_device_compiles_what_it_can_run():
+    """What is for one capability alone is asked for in front of the option that CuPy adds."""
+    hopper = [options for name, _, options in gpu_work.builds("90") if "hopper" in name]
+    assert hopper
+    assert {options[0] for options in hopper} == {"-arch=sm_90a"}
+    elsewhere = {c: {name for name, *_ in gpu_work.builds(c)} for c in ("75", "80", "100")}
+    assert not any("hopper" in name for names in elsewhere.values() for name in names)
+    assert {name.split(",")[0] for name in elsewhere["80"] - elsewhere["75"]} == {
+        "bf16",
+        "bf16 to float",
+    }
+    assert elsewhere["100"] == elsewhere["80"]
+    plain = [options for name, _, options in gpu_work.builds("90") if "hopper" not in name]
+    assert not any(option.startswith("-arch") for options in plain for option in options)
+
+
 def tiny(_: gpu_work.Notes) -> Tiny:
     with nr.use_backend("gpu"):
         return Tiny(num_classes=10)
