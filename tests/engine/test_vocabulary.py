@@ -8,10 +8,8 @@ import pytest
 import npresnet as nr
 from npresnet import functional as F
 from npresnet import nn
+from tests.engine.against_eager import check_on_a_device, check_on_the_host, needs_shim
 from tests.engine.networks import lived_in
-from tests.parity import relative_error, to_numpy
-from tests.shim import build as shim
-from tests.shim.backend import gpu_on_host
 
 SHAPE = (2, 16, 12, 10)
 
@@ -134,74 +132,21 @@ TURNS = {
 }
 
 
-def made(name):
-    nr.manual_seed(1)
-    forward, layers = TURNS[name]
-    with nr.use_backend("cpu"):
+def maker(name):
+    def make():
+        nr.manual_seed(1)
+        forward, layers = TURNS[name]
         return lived_in(Turn(forward, layers()))
 
-
-def draw(seed, images=2):
-    return np.random.default_rng(seed).standard_normal((images, *SHAPE[1:])).astype(np.float32)
-
-
-device = pytest.mark.skipif(shim.compiler() is None, reason="the host shim needs g++")
+    return make
 
 
 @pytest.mark.parametrize("name", TURNS)
-def test_inference(name):
-    check_inference(name, made(name))
+def test_on_the_host(name):
+    check_on_the_host(maker(name), SHAPE)
 
 
-@device
+@needs_shim
 @pytest.mark.parametrize("name", TURNS)
-def test_inference_on_a_device(name):
-    with gpu_on_host():
-        check_inference(name, made(name).to("gpu"))
-
-
-def check_inference(name, model):
-    """Compare a plan of a model with a twin on the tape: plain, recorded, replayed."""
-    plan = nr.compile(model, SHAPE)
-    twin = made(name).eval()
-    for images, seed in ((2, 0), (1, 1), (2, 2), (2, 3)):
-        x = draw(seed, images)
-        with nr.no_grad(), nr.use_backend("cpu"):
-            truth = twin(nr.tensor(x)).numpy()
-        assert relative_error(plan(nr.tensor(x)).numpy(), truth) < 2e-5
-
-
-@pytest.mark.parametrize("name", TURNS)
-def test_training(name):
-    check_training(name, made(name))
-
-
-@device
-@pytest.mark.parametrize("name", TURNS)
-def test_training_on_a_device(name):
-    with gpu_on_host():
-        check_training(name, made(name).to("gpu"))
-
-
-def check_training(name, other):
-    """Take two steps by a plan of a model, and with a twin on the tape."""
-
-    def loss(output, target):
-        return (output * target).mean()
-
-    one, other = made(name).train(), other.train()
-    first, second = (nr.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (one, other))
-    step = nr.compile_step(other, loss, second, SHAPE)
-    for seed in range(2):
-        x = draw(seed, 2 - seed)
-        with nr.use_backend("cpu"):
-            output = one(nr.tensor(x))
-            noise = np.random.default_rng(9).standard_normal(output.shape).astype(x.dtype)
-            value = loss(output, nr.tensor(noise))
-            first.zero_grad()
-            value.backward()
-            first.step()
-        found = step(nr.tensor(x), nr.tensor(noise))
-        assert found == pytest.approx(float(value), rel=1e-4, abs=1e-6)
-    for (key, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        assert relative_error(to_numpy(b), a) < 1e-4, key
+def test_on_a_device(name):
+    check_on_a_device(maker(name), SHAPE)
