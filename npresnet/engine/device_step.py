@@ -87,16 +87,18 @@ class DeviceStep:
         self._set_scale(scaler.get_scale())
         program, status = self._program, self._status
         frame = program.begin(x, keep=True)
+        # a scaler finds out by the gradients
+        watched = None if scaler.is_enabled() else status[:SCALE]
 
         def run() -> tuple[TrainingFrame, bool]:
             frame.restart()
             program.forward(frame)
             loss.queue(frame, status[:SCALE], status[SCALE : SCALE + 1])
             program.backward(frame)
-            self._update.run(status[SCALE:])
+            self._update.run(status[SCALE:], watched)
             return frame, frame.repeatable
 
-        held = [*program.sources(), *parts, loss.rule]
+        held = [*program.sources(), *parts, loss.rule, scaler.is_enabled()]
         frame = self._recording("whole", len(x))(run, held)
         return self._finish(scaler), frame
 

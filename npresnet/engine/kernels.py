@@ -345,8 +345,8 @@ class RecordedKernels(PlanKernels, Protocol):
         """Return tensors that are updated alike, with their states; not while recording."""
         ...
 
-    def all_finite(self, tables: Sequence[Any], scaling: Array) -> None:
-        """Write to ``scaling`` whether all gradients are finite."""
+    def all_finite(self, tables: Sequence[Any], scaling: Array, loss: Array | None = None) -> None:
+        """Write to ``scaling`` whether all gradients are finite, and the loss (1,) if given."""
         ...
 
     def sgd_step_(

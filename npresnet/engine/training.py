@@ -193,8 +193,7 @@ class TrainingPlan:
         -------
         float
             The loss before the update. If it isn't a finite number, no parameter is changed; with
-            a scaler, and where the update is done on the device, neither if a gradient isn't. (On
-            the device gradients alone decide: where no row counts, they are 0, and it goes on.)
+            a scaler, and where the update is done on the device, neither if a gradient isn't.
 
         Raises
         ------

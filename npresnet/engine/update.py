@@ -197,10 +197,13 @@ class Update:
         self._parts = parts
         return list(parts)
 
-    def run(self, scaling: Array) -> None:
-        """Change the parameters, if all gradients are finite: on the device alone."""
+    def run(self, scaling: Array, loss: Array | None = None) -> None:
+        """Change the parameters, if all gradients are finite, and the loss if it is given.
+
+        On the device alone.
+        """
         kernels = self._kernels
-        kernels.all_finite([part.table for part in self._parts], scaling)
+        kernels.all_finite([part.table for part in self._parts], scaling, loss)
         for part in self._parts:
             self._rule.launch(kernels, part.table, part.clock, scaling, *part.settings)
             kernels.count_step_(part.clock, scaling)

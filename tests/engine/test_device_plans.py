@@ -322,6 +322,24 @@ def test_any_loss_will_do(device):
         assert relative_error(to_numpy(a), to_numpy(b)) < 1e-3
 
 
+def test_a_loss_of_no_row_changes_nothing(device):
+    """Its gradients are 0, not NaN, and weight decay alone would move the parameters."""
+    model = build().to("gpu").train()
+    optimizer = nr.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    step = nr.compile_step(model, nn.CrossEntropyLoss(), optimizer, SHAPE)
+    for i in range(4):
+        x, y = draw(i)
+        before = [to_numpy(p).copy() for p in model.parameters()]
+        none = i % 2 == 1
+        loss = step(there(x), np.full_like(y, -100) if none else y)
+        assert np.isnan(loss) == none
+        same = [
+            np.array_equal(to_numpy(p), a) for p, a in zip(model.parameters(), before, strict=True)
+        ]
+        assert all(same) if none else not any(same)
+    assert step.recorded
+
+
 def test_a_gradient_that_nobody_steps_with_is_in_nobodys_way(device):
     model = build().to("gpu").train()
     bias = model.head.bias

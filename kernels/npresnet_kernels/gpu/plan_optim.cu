@@ -24,7 +24,10 @@ __device__ __forceinline__ bool skipped(const float* scaling) { return scaling &
 
 __device__ __forceinline__ float unscale(const float* scaling) { return scaling ? scaling[1] : 1.0f; }
 
-extern "C" __global__ void begin_finite(float* scaling) { scaling[2] = 1; }
+// A loss, where there is one, counts as the gradients do.
+extern "C" __global__ void begin_finite(float* scaling, const float* loss) {
+    scaling[2] = !loss || *loss - *loss == 0;
+}
 
 // scaling[2] becomes 0 if a gradient has an infinity or a NaN; who finds one writes the same.
 extern "C" __global__ void find_infinite(const long long* table, const int* chunks, int roles,

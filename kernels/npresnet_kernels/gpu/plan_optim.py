@@ -84,9 +84,9 @@ def _launch(kernel: str, table: UpdateTable, *arguments: Any) -> None:
         launch(SOURCE, kernel, (table.blocks,), (*first, *arguments))
 
 
-def all_finite(tables: Iterable[UpdateTable], scaling: Array) -> None:
-    """Write into ``scaling[2]`` whether no gradient has an infinity or a NaN."""
-    launch(SOURCE, "begin_finite", (1,), (scaling,), block=(1,))
+def all_finite(tables: Iterable[UpdateTable], scaling: Array, loss: Array | None = None) -> None:
+    """Write into ``scaling[2]`` whether no gradient, nor the loss (1,), is infinite or NaN."""
+    launch(SOURCE, "begin_finite", (1,), (scaling, loss), block=(1,))
     for table in tables:
         _launch("find_infinite", table, scaling)
 

@@ -106,6 +106,15 @@ def test_without_scaling_nothing_is_looked_at(xp, rng):
     assert float(clock[1]) == 8
 
 
+@pytest.mark.parametrize("loss", [1.5, np.nan, np.inf])
+def test_a_loss_counts_where_it_is_given(xp, loss):
+    scaling = xp.zeros(3, np.float32)
+    plan_optim.all_finite([], scaling, xp.asarray(np.float32([loss])))
+    assert float(scaling[2]) == np.isfinite(loss)
+    plan_optim.all_finite([], scaling)
+    assert float(scaling[2]) == 1
+
+
 def test_what_a_table_refuses(xp):
     x = xp.zeros((4, 6), np.float32)
     for wrong in (xp.zeros((4, 6), np.float64), x.T, xp.zeros(23, np.float32)):
