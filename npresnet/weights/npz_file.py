@@ -97,5 +97,7 @@ def _read_header(head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     if version not in readers:  # later ones exist for names of fields only
         raise ValueError(f"version {version}, expected 1.0 or 2.0")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Python 2 wrote 3L for 3
+        # Python 2 wrote 3L for 3, strangers write names that NumPy or Python have deprecated: the
+        # header is taken or refused, and no warning can be of use to who reads the file.
+        warnings.simplefilter("ignore")
         return readers[version](head, max_header_size=_LARGEST_HEADER)

@@ -42,12 +42,26 @@ def test_prefixes_of_wrappers(tmp_path):
     assert_loads(tmp_path / "a.npz")
 
 
-def test_arrays_as_python_2_wrote_them(tmp_path):
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L,), }\n"
+def write_header(path, header):
+    """An archive of one array, two numbers behind a header of somebody else's."""
     data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w.npy", data + struct.pack("<2f", 1, 2))
+
+
+def test_arrays_as_python_2_wrote_them(tmp_path):
+    write_header(
+        tmp_path / "a.npz", b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L,), }\n"
+    )
     np.testing.assert_array_equal(load_weights(tmp_path / "a.npz")["w"], [1, 2])
+
+
+@pytest.mark.parametrize("descr", [b"|a4", rb"<f\4"])
+def test_deprecated_names_are_refused_without_a_warning(tmp_path, descr):
+    header = b"{'descr': '%s', 'fortran_order': False, 'shape': (2,), }\n" % descr
+    write_header(tmp_path / "a.npz", header)
+    with pytest.raises(WeightsError, match=r"a.npz.*'w.npy'.*save it"):
+        load_weights(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(
