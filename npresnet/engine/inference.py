@@ -114,6 +114,7 @@ class InferencePlan:
             self._steps = [
                 inference_step(n, self.backend, kernels, storage, values, shape[0]) for n in flowing
             ]
+            storage.pad_input(graph, self._steps)
             self._kept = _kept(graph, self._steps)
             self._layout, self._arena_bytes = self._plan_memory()
             self._arenas = ArenaPool(self._new_arena)
@@ -304,7 +305,7 @@ class InferencePlan:
     def _views(self, arena: Arena, batch: int) -> dict[Value, Array]:
         """Return each buffered value's memory, maps as logical (N, C, H, W)."""
         return {
-            v: arena.place(o, v.shape_at(batch), self._storage.of(v))
+            v: arena.place(o, self._storage.shape_at(v, batch), self._storage.of(v))
             for v, o in self._layout.items()
         }
 

@@ -77,6 +77,20 @@ class Dense(PackedLayer, Protocol):
 class Convolution(PackedLayer, Protocol):
     """A convolution: weights (O, I, k, k)."""
 
+    @property
+    def input_channels(self) -> int:
+        """Channels that x is read with, zeros behind the true ones; an x with fewer is copied."""
+        ...
+
+    def scratch_floats(
+        self, threads: int, training: bool = False, batch: int = 1, channels: int | None = None
+    ) -> int:
+        """Return how much scratch memory the calls below need, for up to so many images.
+
+        ``channels`` are those that x comes with, if not the layer's own.
+        """
+        ...
+
     def forward(
         self,
         x: Array,
@@ -419,6 +433,10 @@ class RecordedKernels(PlanKernels, Protocol):
 
     def adaptive_average_pool(self, size: Pair, output_size: Pair) -> MeanPool:
         """Return the pool of the contract's ``adaptive_avg_pool2d``."""
+        ...
+
+    def pad_channels(self, x: Array, out: Array) -> None:
+        """Write (N, H, W, C) with more channels, zeros, in the type of ``out``."""
         ...
 
     def to_channels_first(self, x: Array, out: Array) -> None:

@@ -64,6 +64,11 @@ class TrainingStep:
         """Maps whose means and variances it works out, or reads."""
         return None
 
+    def channels_of(self, value: Value) -> int:
+        """Return how many channels it reads of an input; those beyond the true ones are zeros."""
+        own: int = value.shape[1]
+        return own
+
     def kept_bytes(self, batch: int) -> int:
         """Bytes that forward leaves for backward."""
         return 0

@@ -75,6 +75,7 @@ class Program:
         self.steps: list[TrainingStep] = [
             training_step(node, self.backend, kernels, storage) for node in self.graph.nodes
         ]
+        storage.pad_input(self.graph, self.steps)
         self._outside = self.graph.outside()
         self._activations: dict[Value, int] = {}
         self._grads: dict[Value, int] = {}
@@ -239,10 +240,13 @@ class Program:
         """Return the memory of activations and of gradients for a batch."""
         if self._arena is None:
             return {}, {}
-        arena = self._arena
+        arena, storage = self._arena, self._storage
         activations, grads = (
-            {v: arena.place(o, v.shape_at(batch), self._storage.of(v)) for v, o in offsets.items()}
-            for offsets in (self._activations, self._grads)
+            {
+                v: arena.place(o, storage.shape_at(v, batch), storage.of(v))
+                for v, o in places.items()
+            }
+            for places in (self._activations, self._grads)
         )
         grads.update(self._learned)
         return activations, grads

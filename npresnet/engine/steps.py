@@ -119,6 +119,11 @@ class Step:
         """What :meth:`run` looks at."""
         return [v for v in self.node.inputs if v is not None and v not in self.packs]
 
+    def channels_of(self, value: Value) -> int:
+        """Return how many channels it reads of an input; those beyond the true ones are zeros."""
+        own: int = value.shape[1]
+        return own
+
     def prepare(self, lookup: Lookup, out: Any = None) -> Any:
         """Return what can be worked out of the parameters once, in ``out`` of an earlier time."""
 
@@ -212,10 +217,11 @@ class FastConvolution(FastStep):
         node: Node,
         backend: Backend,
         kernels: PlanKernels,
-        dtype: np.dtype[Any],
+        storage: Storage,
         batch: int,
     ) -> None:
         super().__init__(node, backend, kernels)
+        self.storage = storage
         weight = node.inputs[1]
         assert weight is not None
         rule = node.attributes
@@ -228,7 +234,7 @@ class FastConvolution(FastStep):
             rule["dilation"],
             rule["groups"],
             rule["algorithm"],
-            dtype,
+            storage.dtype,
             self.x.shape_at(batch)[0],
         )
 
@@ -236,9 +242,16 @@ class FastConvolution(FastStep):
         """Lay the weights out as the kernel reads them."""
         return self.convolution.pack(dense(lookup(self.packs[0])), out)
 
+    def channels_of(self, value: Value) -> int:
+        """Return how many channels it reads of an input."""
+        alone = self.node.inputs.count(value) == 1
+        own: int = value.shape[1]
+        return self.convolution.input_channels if value is self.x and alone else own
+
     def scratch_floats(self, threads: int, batch: int) -> int:
         """Return what the kernel needs; reshaped maps may be more than images."""
-        return self.convolution.scratch_floats(threads, batch=self.x.shape_at(batch)[0])
+        images, channels = self.storage.shape_at(self.x, batch)[:2]
+        return self.convolution.scratch_floats(threads, batch=images, channels=channels)
 
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
@@ -378,7 +391,7 @@ def inference_step(
         return FastLinear(node, backend, kernels, storage.dtype)
     if node.operation is ConvEpilogue:
         if fast and kernels is not None and rule["algorithm"] != "im2col":
-            return FastConvolution(node, backend, kernels, storage.dtype, batch)
+            return FastConvolution(node, backend, kernels, storage, batch)
         return SingleImages(node, backend)
     if node.operation is Linear:
         if fast and kernels is not None:

@@ -7,13 +7,14 @@ plan kernel compute in the model's dtype: their maps are widened before, and nar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from npresnet.backend import Backend
-from npresnet.engine.graph import Node, Value
+from npresnet.engine.graph import Graph, Node, Value
 from npresnet.engine.kernels import PlanKernels, recorded_kernels
 from npresnet.engine.operations import is_pointwise, is_whole_mean
 from npresnet.functional.activation import ReLU, Sigmoid
@@ -38,6 +39,16 @@ def dense(x: Array) -> Array:
 def rows(x: Array) -> Array:
     """(N, C, H, W) to C-contiguous (N, H, W, C): a view of what kernels made."""
     return dense(x.transpose(0, 2, 3, 1))
+
+
+class Reader(Protocol):
+    """A step of a plan."""
+
+    node: Node
+
+    def channels_of(self, value: Value) -> int:
+        """Return how many channels it reads of an input; those beyond the true ones are zeros."""
+        ...
 
 
 class Storage:
@@ -67,6 +78,7 @@ class Storage:
         self._kernels = kernels
         self._features: set[Value] = set()  # (N, C, 1, 1)
         self._pointwise: set[Node] = set()
+        self._channels: dict[Value, int] = {}  # where they are more than the value's own
         self._find_features(nodes)
 
     def _find_features(self, nodes: Iterable[Node]) -> None:
@@ -90,9 +102,27 @@ class Storage:
             return value.dtype
         return value.dtype if value in self._features else self.dtype
 
+    def pad_input(self, graph: Graph, steps: Iterable[Reader]) -> None:
+        """Lay the input out with the channels that all of its readers want.
+
+        A kernel that gathers whole vectors of channels would have to copy the images first.
+        """
+        entry = graph.inputs[0]
+        if len(entry.shape) != 4 or entry in graph.outputs:
+            return
+        wanted = {step.channels_of(entry) for step in steps if entry in step.node.inputs}
+        if len(wanted) == 1:
+            self._channels[entry] = wanted.pop()
+
+    def shape_at(self, value: Value, batch: int) -> tuple[int, ...]:
+        """Return the shape of a value's memory, maps as (N, C, H, W)."""
+        shape = value.shape_at(batch)
+        channels = self._channels.get(value)
+        return shape if channels is None else (shape[0], channels, *shape[2:])
+
     def bytes_at(self, value: Value, batch: int) -> int:
         """Return the memory that a value takes for a batch of so many images."""
-        return value.bytes_at(batch) // value.dtype.itemsize * self.of(value).itemsize
+        return math.prod(self.shape_at(value, batch)) * self.of(value).itemsize
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory, for maps in the order (N, H, W, C)."""
@@ -138,7 +168,7 @@ class Storage:
         x : array (N, ...)
             As users give it, in the model's dtype.
         memory : array or None
-            The plan's for it; without, the input is handed through.
+            The plan's for it, perhaps with more channels; without, the input is handed through.
         keep : bool
             Whether it must lie in the plan's memory.
         """
@@ -149,11 +179,20 @@ class Storage:
                 return x
             memory[...] = x
         elif x.transpose(0, 2, 3, 1).flags.c_contiguous:
-            if not keep and x.dtype == memory.dtype:
+            if not keep and x.dtype == memory.dtype and x.shape == memory.shape:
                 return x
-            self.write(x, memory)
+            self._write_rows(x, memory)
         elif x.flags.c_contiguous:
             self._kernels.to_channels_last(x, memory.transpose(0, 2, 3, 1))
         else:
-            self.write(x, memory)
+            self._write_rows(x, memory)
         return memory
+
+    def _write_rows(self, x: Array, memory: Array) -> None:
+        """Write maps into memory that may have more channels."""
+        if x.shape == memory.shape:
+            self.write(x, memory)
+        else:
+            kernels = recorded_kernels(self._kernels)
+            assert kernels is not None
+            kernels.pad_channels(rows(x), memory.transpose(0, 2, 3, 1))

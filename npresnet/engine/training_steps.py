@@ -91,11 +91,15 @@ class _Weighted(_FastStep):
         return self.layer.packed_size, grad
 
     def scratch_floats(self, threads: int, batch: int) -> int:
-        # rows of pixels, say, are more than images
-        layer: int = self.layer.scratch_floats(threads, True, self.x.shape_at(batch)[0])
+        layer = self.layer_floats(threads, batch)
         if self.bias is None:
             return layer
         return max(layer, self.norm_scratch(batch, self.weight.shape[0]))
+
+    def layer_floats(self, threads: int, batch: int) -> int:
+        """Return the working memory of the layer alone; rows of pixels are more than images."""
+        floats: int = self.layer.scratch_floats(threads, True, self.x.shape_at(batch)[0])
+        return floats
 
     def packed(self, frame: TrainingFrame, area: Area) -> Array:
         """Return the weights as forward reads them."""
@@ -125,9 +129,10 @@ class _Convolution(_Weighted):
     """Convolution; sums up its output for the batch norm behind it."""
 
     def __init__(
-        self, node: Node, backend: Backend, kernels: PlanKernels, dtype: np.dtype[Any]
+        self, node: Node, backend: Backend, kernels: PlanKernels, storage: Storage
     ) -> None:
         super().__init__(node, backend, kernels)
+        self.storage = storage
         rule = node.attributes
         self.layer = kernels.convolution(
             self.x.shape[1:],
@@ -137,8 +142,17 @@ class _Convolution(_Weighted):
             rule["dilation"],
             rule["groups"],
             rule["algorithm"],
-            dtype,
+            storage.dtype,
         )
+
+    def channels_of(self, value: Value) -> int:
+        own: int = self.layer.input_channels if value is self.x else value.shape[1]
+        return own
+
+    def layer_floats(self, threads: int, batch: int) -> int:
+        images, channels = self.storage.shape_at(self.x, batch)[:2]
+        floats: int = self.layer.scratch_floats(threads, True, images, channels)
+        return floats
 
     @property
     def targets(self) -> list[Value]:
@@ -430,7 +444,7 @@ def training_step(
     if not len(x.shape) == len(y.shape) == 4:
         return TrainingStep(node, backend)
     if node.operation is ConvEpilogue and rule["algorithm"] != "im2col" and own:
-        return _Convolution(node, backend, kernels, storage.dtype)
+        return _Convolution(node, backend, kernels, storage)
     both = node.operation is NormActivation and (node.inputs[3] is None) == (node.inputs[4] is None)
     if both and rule["training"]:
         return _Norm(node, backend, kernels)

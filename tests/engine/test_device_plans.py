@@ -114,6 +114,54 @@ def test_inference_is_recorded_and_replayed(device):
     assert plan(there(x[:0])).shape == (0, 5)
 
 
+def layouts(x):
+    """The same images C-contiguous, channels last, and as a window of larger ones."""
+    wide = np.zeros((*x.shape[:3], x.shape[3] + 2), x.dtype)
+    wide[..., 1:-1] = x
+    yield there(x)
+    yield there(np.ascontiguousarray(x.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+    yield there(wide)[..., 1:-1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_images_are_laid_out_as_the_stem_reads_them(device, precision):
+    """With the zeros behind their channels, whatever they come as: no copy in the plan."""
+    plan = nr.compile(build().to("gpu").eval(), SHAPE, precision=precision)
+    step_of = build().to("gpu")
+    step = nr.compile_step(step_of, F.cross_entropy, sgd(step_of, lr=0), SHAPE, precision=precision)
+    x, y = draw(1)
+    plain = None
+    for _ in range(3):  # launched, recorded, replayed
+        for images in layouts(x):
+            entry = "to_channels_last" if images.flags.c_contiguous else "pad_rows"
+            found = []
+            for run in (lambda i=images: to_numpy(plan(i)), lambda i=images: step(i, there(y))):
+                fake_cupy.launched.clear()
+                found.append(run())
+                works = [name for name in fake_cupy.launched if name != "pack_weight"]
+                assert works[:2] == [entry, "gather_product"]
+            plain = plain or found
+            np.testing.assert_array_equal(found[0], plain[0])
+            assert found[1] == plain[1]
+
+
+def test_images_that_others_read_too_keep_their_channels(device):
+    class Twice(Small):
+        def __init__(self):
+            super().__init__()
+            self.entry = nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return super().forward(self.entry(x) + x)
+
+    model = build(Twice).to("gpu").eval()
+    plan = nr.compile(model, SHAPE)
+    x, _ = draw(2)
+    for _ in range(3):
+        assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 1e-5
+    assert plan.recorded
+
+
 def test_moved_statistics_are_seen(device):
     """By a step that changes no parameter, since its loss isn't finite."""
     model = build().to("gpu")

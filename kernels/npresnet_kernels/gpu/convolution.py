@@ -21,6 +21,7 @@ from npresnet_kernels.contract import Array, Pair, Shape
 from npresnet_kernels.gpu import hopper
 from npresnet_kernels.gpu.device import array_module, blocks, empty, launch, scalar_type
 from npresnet_kernels.gpu.errors import DeviceError
+from npresnet_kernels.gpu.plan_layout import pad_channels
 from npresnet_kernels.gpu.products import (
     MOST,
     Gather,
@@ -349,10 +350,7 @@ class Convolution:
         if x.dtype == self._kind.dtype and x.shape[3] == space[0][3]:
             return x
         copy = scratch.take(space)
-        channels = x.shape[3]
-        arguments = (x, copy, x.size // channels, np.int32(channels), np.int32(copy.shape[3]))
-        defines = {"SCALAR": scalar_type(copy), "FROM": scalar_type(x)}
-        launch("pack.cu", "pad_rows", blocks(copy.size), arguments, defines=defines)
+        pad_channels(x, copy)
         return copy
 
     def _operand_x(self, x: Array, scratch: _Scratch) -> Array:

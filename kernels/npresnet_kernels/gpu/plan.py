@@ -25,7 +25,13 @@ from npresnet_kernels.gpu.plan_elementwise import (
     sigmoid,
     sigmoid_grad,
 )
-from npresnet_kernels.gpu.plan_layout import add, cast, to_channels_first, to_channels_last
+from npresnet_kernels.gpu.plan_layout import (
+    add,
+    cast,
+    pad_channels,
+    to_channels_first,
+    to_channels_last,
+)
 from npresnet_kernels.gpu.plan_loss import cross_entropy
 from npresnet_kernels.gpu.plan_norm import (
     batch_norm_backward,
@@ -82,6 +88,7 @@ __all__ = [
     "memory",
     "moments",
     "norm_scratch_bytes",
+    "pad_channels",
     "recorder",
     "relu",
     "relu_grad",

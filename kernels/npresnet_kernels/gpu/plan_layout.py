@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from npresnet_kernels.contract import Array
-from npresnet_kernels.gpu.device import blocks, launch
+from npresnet_kernels.gpu.device import blocks, launch, scalar_type
 from npresnet_kernels.gpu.vectors import RESIDENT, defines_of, int32, vector_of
 
-__all__ = ["MOST_IMAGES", "add", "cast", "to_channels_first", "to_channels_last"]
+__all__ = ["MOST_IMAGES", "add", "cast", "pad_channels", "to_channels_first", "to_channels_last"]
 
 SOURCE = "plan_layout.cu"
 MOST_IMAGES = 65535
@@ -36,6 +36,23 @@ def to_channels_last(x: Array, out: Array) -> None:
         grid,
         (x, out, *int32(*sizes)),
         defines=defines_of(out, vector, x),
+    )
+
+
+def pad_channels(x: Array, out: Array) -> None:
+    """Write (N, H, W, C) as (N, H, W, C') with zeros in the channels from C on.
+
+    Both of any element type.
+    """
+    if not out.size:
+        return
+    channels, padded = x.shape[3], out.shape[3]
+    launch(
+        "pack.cu",
+        "pad_rows",
+        blocks(out.size),
+        (x, out, out.size // padded, *int32(channels, padded)),
+        defines={"SCALAR": scalar_type(out), "FROM": scalar_type(x)},
     )
 
 

@@ -186,10 +186,17 @@ class Convolution:
         """Floats that `pack_grad_input` makes."""
         return sum(_aligned_floats(problem.weight_floats) for problem in self._backward)
 
-    def scratch_floats(self, threads: int, training: bool = False, batch: int = 1) -> int:
+    @property
+    def input_channels(self) -> int:
+        """Channels that x is read with: the layer's own."""
+        return self.channels_in
+
+    def scratch_floats(
+        self, threads: int, training: bool = False, batch: int = 1, channels: int | None = None
+    ) -> int:
         """Return the size of the scratch that `forward` needs, or all three with `training`.
 
-        No batch asks for more than another.
+        No batch asks for more than another, and x has ``input_channels``.
         """
         needs = [self._forward.scratch_floats(threads)]
         if training:
