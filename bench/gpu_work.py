@@ -344,12 +344,14 @@ def our_training(notes: Notes) -> None:
 def layers(notes: Notes) -> None:
     """Each different convolution of the network, forward and both gradients, as plans call it.
 
-    By wgmma, too, where that can compute it.
+    By wgmma, too, where that can compute it; the stem with its max pool, by two kernels and by one.
     """
     once = cupy_timer(_cupy())
     for precision in PRECISIONS:
         for conv, _ in networks.distinct(networks.convolutions(MODEL, notes.size)):
-            for direction in ("forward", "grad_input", "grad_weight"):
+            stem = conv.channels_in == 3 and precision != "fp32"
+            passes = ("forward", *(("forward, pool", "pooled") if stem else ()))
+            for direction in (*passes, "grad_input", "grad_weight"):
                 for algorithm in ("auto", "wgmma"):
                     case = conv, direction, precision, algorithm
                     if algorithm == "wgmma" and not _has_wgmma(*case[:3]):
@@ -376,6 +378,7 @@ def _convolution(
 ) -> Callable[[], Any]:
     """Return one pass of a convolution, its arrays made and its weights packed."""
     from npresnet_kernels.gpu.convolution import Convolution
+    from npresnet_kernels.gpu.plan_pool import max_pool_forward
     from npresnet_kernels.gpu.precision import use_precision
 
     xp = _cupy()
@@ -399,6 +402,17 @@ def _convolution(
     if direction == "forward":
         packed = product.pack(w)
         return lambda: product.forward(x, packed, y, scratch)
+    if "pool" in direction:
+        packed, pooled = product.pack(w), y[:, : conv.out_size // 2, : conv.out_size // 2].copy()
+        if direction == "pooled":
+            window = {"window": 3, "stride": 2, "padding": 1}
+            return lambda: product.forward_pooled(x, packed, pooled, scratch, relu=True, **window)
+
+        def both() -> None:
+            product.forward(x, packed, y, scratch, relu=True)
+            max_pool_forward(y, pooled, None, 3, 2, 1)
+
+        return both
     if direction == "grad_input":
         packed = product.pack_grad_input(w)
         grad_x = xp.empty((LAYER_BATCH, conv.size, conv.size, conv.channels_in), dtype)

@@ -17,6 +17,7 @@ from npresnet.engine.kernels import PlanKernels
 from npresnet.engine.passes.choose_algorithm import choose_algorithm, uses_winograd
 from npresnet.engine.passes.fold_batch_norm import fold_batch_norm
 from npresnet.engine.passes.fuse_epilogue import fuse_epilogue
+from npresnet.engine.passes.fuse_pool import fuse_pool
 from npresnet.engine.passes.plan_memory import Buffer, plan_memory
 from npresnet.engine.recording import Recorder, Recording, turn_of, turns_on
 from npresnet.engine.request import (
@@ -105,7 +106,8 @@ class InferencePlan:
             graph = trace_any_batch(model, shape, self.dtype)
             self._structure = Structure(model, graph.constants())  # forward may count its calls
             graph = fuse_epilogue(fold_batch_norm(graph))
-            self.graph = graph = choose_algorithm(graph, kernels, algorithm, stored)
+            graph = choose_algorithm(graph, kernels, algorithm, stored)
+            self.graph = graph = fuse_pool(graph, kernels, stored)
             self._mixes_pixels = uses_winograd(graph)
             self._direct: InferencePlan | None = None
             self._storage = storage = Storage(stored, self.backend, kernels, graph.nodes)

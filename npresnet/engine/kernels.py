@@ -22,6 +22,7 @@ __all__ = [
     "Dense",
     "MeanPool",
     "PlanKernels",
+    "PooledConvolution",
     "RecordedKernels",
     "recorded_kernels",
 ]
@@ -118,6 +119,26 @@ class Convolution(PackedLayer, Protocol):
 
     def grad_weight(self, x: Array, grad_y: Array, grad_weight: Array, scratch: Array) -> None:
         """Write the gradient of the weights (O, I, k, k)."""
+        ...
+
+
+class PooledConvolution(Convolution, Protocol):
+    """A convolution that can take a max pool in."""
+
+    def forward_pooled(
+        self,
+        x: Array,
+        packed: Array,
+        y: Array,
+        scratch: Array,
+        bias: Array | None = None,
+        relu: bool = False,
+        *,
+        window: int,
+        stride: int,
+        padding: int,
+    ) -> None:
+        """Y = max_pool(relu(conv(x) + bias)), where ``fuses_pool`` says so."""
         ...
 
 
@@ -391,6 +412,24 @@ class RecordedKernels(PlanKernels, Protocol):
 
     def count_step_(self, clock: Array, scaling: Array) -> None:
         """Count a step, if it was taken."""
+        ...
+
+    def fuses_pool(
+        self,
+        maps: Shape,
+        weight: Shape,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+        algorithm: str,
+        dtype: np.dtype[Any],
+        window: tuple[int, int, int],
+    ) -> bool:
+        """Return whether such a convolution takes the max pool behind it in.
+
+        It is a `PooledConvolution` then; ``window`` is the pool's size, stride and padding.
+        """
         ...
 
     def relu(self, x: Array, y: Array) -> None:

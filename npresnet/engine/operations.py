@@ -13,7 +13,7 @@ import numpy as np
 from npresnet.engine.graph import Node
 from npresnet.functional.conv import Conv2d
 from npresnet.functional.norm import BatchNorm
-from npresnet.functional.pool import AdaptiveAvgPool2d
+from npresnet.functional.pool import AdaptiveAvgPool2d, MaxPool2d
 from npresnet.tape import Context, Operation
 from npresnet_kernels.contract import Array
 
@@ -23,8 +23,10 @@ __all__ = [
     "FoldedBias",
     "FoldedWeight",
     "NormActivation",
+    "PooledConv",
     "is_pointwise",
     "is_whole_mean",
+    "plain_window",
 ]
 
 
@@ -130,6 +132,31 @@ class ConvEpilogue(Operation):
         return (*Conv2d.backward(inner, grad_output), None)
 
 
+class PooledConv(Operation):
+    """max_pool(relu(conv(x) + bias)); the ReLU may be missing. ``pool`` is size, stride, padding.
+
+    Only inference has it.
+    """
+
+    name = "conv2d_pool"
+
+    @staticmethod
+    def forward(
+        ctx: Context,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        *,
+        pool: tuple[int, int, int],
+        **rule: Any,
+    ) -> Array:
+        """Run the operations that it stands for, one after the other."""
+        between = ConvEpilogue.forward(ctx, x, weight, bias, None, **rule)
+        size, stride, padding, one = ((n, n) for n in (*pool, 1))
+        y: Array = ctx.kernels.max_pool2d(between, size, stride, padding, one, False)[0]
+        return y
+
+
 class NormActivation(Operation):
     """relu(batch_norm(x) + residual); the residual and the ReLU may be missing."""
 
@@ -171,6 +198,18 @@ class NormActivation(Operation):
 def is_whole_mean(node: Node) -> bool:
     """Return whether a node takes the mean over each whole map."""
     return node.operation is AdaptiveAvgPool2d and node.attributes["output_size"] == (1, 1)
+
+
+def plain_window(node: Node) -> tuple[int, int, int] | None:
+    """Return size, stride and padding of a max pool with square windows, whole and undilated."""
+    rule = node.attributes
+    if node.operation is not MaxPool2d or rule["dilation"] != (1, 1) or rule["ceil_mode"]:
+        return None
+    pairs = rule["kernel_size"], rule["stride"], rule["padding"]
+    if any(down != across for down, across in pairs):
+        return None
+    size, stride, padding = (down for down, _ in pairs)
+    return size, stride, padding
 
 
 def is_pointwise(node: Node) -> bool:

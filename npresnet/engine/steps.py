@@ -15,9 +15,9 @@ from npresnet.backend import Backend
 from npresnet.elementary import Reshape
 from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
-from npresnet.engine.kernels import PlanKernels, RecordedKernels
+from npresnet.engine.kernels import PlanKernels, PooledConvolution, RecordedKernels
 from npresnet.engine.lone import Lone, lone_operation
-from npresnet.engine.operations import ConvEpilogue, is_whole_mean
+from npresnet.engine.operations import ConvEpilogue, PooledConv, is_whole_mean
 from npresnet.engine.storage import Storage, dense
 from npresnet.functional.linear import Linear
 from npresnet.functional.norm import BatchNorm
@@ -267,6 +267,26 @@ class FastConvolution(FastStep):
         )
 
 
+class FastPooledConvolution(FastConvolution):
+    """Convolution with bias, ReLU and a max pool in one kernel."""
+
+    def run(self, frame: Frame, pack: Any) -> None:
+        """Compute the output."""
+        rule = self.node.attributes
+        window, stride, padding = rule["pool"]
+        cast(PooledConvolution, self.convolution).forward_pooled(
+            frame.maps(self.x),
+            pack,
+            self.target(frame),
+            frame.scratch,
+            self.vector(frame, 2),
+            rule["relu"],
+            window=window,
+            stride=stride,
+            padding=padding,
+        )
+
+
 class FastLinear(FastStep):
     """A linear layer, or a 1x1 convolution of features, which rounds alike in any batch."""
 
@@ -380,7 +400,7 @@ def inference_step(
     batch : int
         The largest.
     """
-    if node.operation in (ConvEpilogue, Linear) and node.inputs[1] in flowing:
+    if node.operation in (ConvEpilogue, PooledConv, Linear) and node.inputs[1] in flowing:
         kernels = None
     fast = kernels is not None and node.output.dtype == np.float32
     rule = node.attributes
@@ -393,6 +413,8 @@ def inference_step(
         if fast and kernels is not None and rule["algorithm"] != "im2col":
             return FastConvolution(node, backend, kernels, storage, batch)
         return SingleImages(node, backend)
+    if node.operation is PooledConv and fast and kernels is not None:
+        return FastPooledConvolution(node, backend, kernels, storage, batch)
     if node.operation is Linear:
         if fast and kernels is not None:
             return FastLinear(node, backend, kernels, storage.dtype)

@@ -162,6 +162,58 @@ def test_images_that_others_read_too_keep_their_channels(device):
     assert plan.recorded
 
 
+class Pooled(nn.Module):
+    """A stem whose pool is worth taking in, and one more that others read from too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 16, 1)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.pool(nr.relu(self.norm(self.stem(x))))
+        x = self.second(x)
+        side = F.max_pool2d(x, 2)
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1) + side.mean((2, 3)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_a_stem_takes_its_pool_in(device, precision, monkeypatch):
+    model = build(Pooled).to("gpu").eval()
+    x = np.random.default_rng(3).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    x[1, 2, 3, 4] = np.nan
+    plan = nr.compile(model, x.shape, precision=precision)
+    assert str(plan.graph).count("conv2d_pool") == (precision != "fp32")
+    assert str(plan.graph).count(" max_pool2d") == (2 if precision == "fp32" else 1)
+    fused = [to_numpy(plan(there(x[: 1 + i % 2]))) for i in range(6)]
+    assert relative_error(fused[0], known(model, x[:1])) < (1e-5 if precision == "fp32" else 0.02)
+    assert np.isnan(fused[1][1]).all()
+
+    kernels = plan.backend.plan_kernels
+    monkeypatch.setattr(kernels, "fuses_pool", lambda *_: False)
+    plan = nr.compile(model, x.shape, precision=precision)
+    assert "conv2d_pool" not in str(plan.graph)
+    for i, seen in enumerate(fused):
+        np.testing.assert_array_equal(seen, to_numpy(plan(there(x[: 1 + i % 2]))))
+
+
+def test_weights_that_are_computed_take_no_pool_in(device):
+    class Moody(Pooled):
+        def forward(self, x):
+            weight = self.second.weight * x.mean()
+            x = self.stem(x)
+            x = F.max_pool2d(nr.relu(F.conv2d(x, weight, self.second.bias)), 2)
+            return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    model = build(Moody).to("gpu").eval()
+    x = np.random.default_rng(3).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    plan = nr.compile(model, x.shape, precision="fp16")
+    assert relative_error(to_numpy(plan(there(x))), known(model, x)) < 0.01
+
+
 def test_moved_statistics_are_seen(device):
     """By a step that changes no parameter, since its loss isn't finite."""
     model = build().to("gpu")

@@ -19,7 +19,7 @@ LAYERS = {
     "odd numbers": Layer((3, 29, 31, 37), 131, (5, 3), (2, 1), (2, 0)),
 }
 if SHIM:
-    LAYERS = {"small": Layer((2, 9, 8, 3), 12, (3, 3), (2, 2), (1, 1))}
+    LAYERS = {"small": Layer((2, 9, 8, 3), 16, (3, 3), (2, 2), (1, 1))}
 
 
 @pytest.fixture(params=against.DTYPES)
@@ -36,6 +36,14 @@ def test_forward(name, precision, rng):
     against.assert_forward(layer, precision, rng, moments=True)
     against.assert_forward(layer, precision, rng, bias=True, residual=True, relu=True)
     against.assert_forward(layer, precision, rng, scale=True, bias=True, relu=True, padded=True)
+
+
+def test_a_stem_with_its_pool(precision, rng):
+    if precision == "fp32":
+        pytest.skip("plans in fp32 pool in a kernel of its own")
+    layer = next(iter(LAYERS.values()))
+    against.assert_pooled(layer, (3, 2, 1), precision, rng)
+    against.assert_pooled(layer, (2, 2, 0), precision, rng, bias=False, relu=False)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npresnet_kernels.contract import Array, Pair, Shape
-from npresnet_kernels.gpu import hopper
+from npresnet_kernels.gpu import hopper, pooled_product
 from npresnet_kernels.gpu.device import array_module, blocks, empty, launch, scalar_type
 from npresnet_kernels.gpu.errors import DeviceError
 from npresnet_kernels.gpu.plan_layout import pad_channels
@@ -388,6 +388,28 @@ class Convolution:
         )
         if moments is not None and parts is not None and joined is not None:
             self._forward.finish_moments(len(x), parts, joined, bias, moments)
+
+    def pays_pooled(self, window: int, stride: int, padding: int) -> bool:
+        """Return whether :meth:`forward_pooled` is faster than a max pool behind ``forward``."""
+        return pooled_product.pays(self._forward, window, stride, padding)
+
+    def forward_pooled(
+        self,
+        x: Array,
+        packed: Array,
+        y: Array,
+        scratch: Array,
+        bias: Array | None = None,
+        relu: bool = False,
+        *,
+        window: int,
+        stride: int,
+        padding: int,
+    ) -> None:
+        """Write the max pool of relu(conv(x) + bias), the bits that two kernels would write."""
+        image = self._operand_x(x, _Scratch(scratch))
+        rule = window, stride, padding
+        pooled_product.run(self._forward, image, packed, y, bias, relu, *rule)
 
     def grad_input(
         self,

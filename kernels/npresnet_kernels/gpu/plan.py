@@ -81,6 +81,7 @@ __all__ = [
     "count_step_",
     "cross_entropy",
     "dense",
+    "fuses_pool",
     "gate",
     "gate_grad",
     "max_pool_backward",
@@ -166,6 +167,27 @@ def convolution(
     """Return the convolution of a layer's shape, for maps in a storage type."""
     taken = "wgmma" if algorithm == "wgmma" else "auto"
     return Convolution(maps, weight, stride, padding, dtype, dilation, groups, taken)
+
+
+def fuses_pool(
+    maps: Shape,
+    weight: Shape,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    algorithm: str,
+    dtype: np.dtype[Any],
+    window: tuple[int, int, int],
+) -> bool:
+    """Return whether a convolution is to compute the max pool behind it too.
+
+    ``window`` is the pool's size, stride and padding.
+    """
+    if algorithm != "implicit":
+        return False
+    layer = Convolution(maps, weight, stride, padding, dtype, dilation, groups)
+    return layer.pays_pooled(*window)
 
 
 def dense(in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:

@@ -15,7 +15,9 @@ from npresnet_kernels import reference
 from npresnet_kernels.gpu.convolution import Convolution
 from npresnet_kernels.gpu.dense import Dense
 from npresnet_kernels.gpu.device import array_module
+from npresnet_kernels.gpu.plan_pool import max_pool_forward
 from npresnet_kernels.gpu.precision import use_precision
+from npresnet_kernels.shapes import conv_output_size
 
 EPS = 2.0**-24
 
@@ -171,6 +173,35 @@ def assert_forward(
     if relu:
         truth = np.maximum(truth, 0)
     assert_within(y, truth, total, terms, ROUNDING[precision])
+
+
+def assert_pooled(
+    layer: Layer,
+    window: tuple[int, int, int],
+    precision: str,
+    rng: np.random.Generator,
+    *,
+    bias: bool = True,
+    relu: bool = True,
+) -> None:
+    """One kernel writes the bits of two, wherever NaN, infinities and equal numbers stand."""
+    made = layer.made(precision)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in (layer.x, layer.weight))
+    x.reshape(-1)[rng.integers(0, x.size, 3)] = np.nan, np.inf, -np.inf
+    x[-1, : layer.x[1] // 2] = 0
+    b = rng.standard_normal(layer.outs).astype(np.float32) if bias else None
+    dtype = DTYPES[precision]
+    between = unwritten((layer.x[0], *made.output, layer.outs), dtype)
+    there, packed = device(stored(x, precision)), made.pack(device(w))
+    room = scratch(made, layer.x[0])
+    made.forward(there, packed, between, room, device(b), relu=relu)
+    rule = [(n, n) for n in (*window, 1)]
+    size = (layer.x[0], *conv_output_size(made.output, *rule), layer.outs)
+    truth, y = unwritten(size, dtype), unwritten(size, dtype)
+    max_pool_forward(between, truth, None, *window)
+    names = dict(zip(("window", "stride", "padding"), window, strict=True))
+    made.forward_pooled(there, packed, y, room, device(b), relu, **names)
+    np.testing.assert_array_equal(host(y), host(truth))
 
 
 def assert_grad_input(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from npresnet_kernels.gpu import hopper
+from npresnet_kernels.gpu import hopper, pooled_product
 from npresnet_kernels.gpu.source import HERE, kernel_names, read_source
 from npresnet_kernels.gpu.tiles import TILES, Tile
 
@@ -98,6 +98,15 @@ for product, (scalar, exact) in PRODUCTS.items():
     if scalar != "float":  # linear layers
         VARIANTS[f"{product} to float"] = Variant(
             both[:1], {**macros, "RESULT": "float"}, product_budget(exact, tile), since
+        )
+
+    if not exact:  # two blocks of 256 threads on a multiprocessor
+        sizes = {"TILE_M": pooled_product.TILE.rows, "TILE_N": pooled_product.TILE.columns}
+        VARIANTS[f"{product}, pooled"] = Variant(
+            ("pooled_product.cu",),
+            {**macros, **sizes, "RESULT": scalar},
+            Budget(128, 0, 255),
+            since,
         )
 
 # wgmma: two blocks of 288 threads on a multiprocessor

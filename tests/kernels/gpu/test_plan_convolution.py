@@ -78,6 +78,37 @@ def test_images_that_come_padded(precision, rng):
     against.assert_forward(LAYERS["a stem"], precision, rng, bias=True, padded=True)
 
 
+POOLED = {  # a convolution, and the pool behind it
+    "a stem": (Layer((2, 66, 62, 3), 64, (7, 7), (2, 2), (3, 3)), (3, 2, 1)),
+    "an odd stem": (Layer((1, 35, 37, 3), 8, (7, 7), (2, 2), (3, 3)), (3, 2, 1)),
+    "columns beyond a tile": (Layer((1, 9, 17, 4), 72, (1, 1)), (2, 2, 0)),
+    "neighbours": (Layer((1, 16, 15, 4), 16, (2, 3), padding=(0, 1)), (3, 1, 1)),
+    "gaps": (Layer((3, 19, 20, 8), 16, (3, 3), dilation=(2, 1)), (2, 3, 0)),
+    "the widest window": (Layer((1, 17, 18, 4), 8, (1, 1)), (15, 1, 7)),
+}
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", POOLED)
+def test_a_max_pool_on_the_way_out(name, precision, rng):
+    against.assert_pooled(*POOLED[name], precision, rng)
+    against.assert_pooled(*POOLED[name], precision, rng, bias=False, relu=False)
+
+
+def test_a_pool_is_taken_in_where_little_is_computed_twice():
+    resnet = Layer((1, 224, 224, 3), 64, (7, 7), (2, 2), (3, 3))
+    assert not resnet.made("fp32").pays_pooled(3, 2, 1)
+    for precision in ("tf32", "fp16", "bf16"):
+        assert resnet.made(precision).pays_pooled(3, 2, 1)
+        assert not resnet._replace(x=(1, 224, 224, 64)).made(precision).pays_pooled(3, 2, 1)
+        assert not resnet._replace(x=(1, 70, 70, 3)).made(precision).pays_pooled(3, 2, 1)
+        assert not resnet._replace(outs=62).made(precision).pays_pooled(3, 2, 1)
+        assert not resnet.made(precision).pays_pooled(17, 1, 0)
+    groups = Layer((1, 64, 64, 128), 128, (1, 1), groups=2)
+    assert groups._replace(groups=1).made("bf16").pays_pooled(2, 2, 0)
+    assert not groups.made("bf16").pays_pooled(2, 2, 0)
+
+
 def test_a_stem_of_16_bits_takes_pixels_in_pairs(rng):
     made = LAYERS["a stem"].made("bf16")
     assert made.input_channels == 4
