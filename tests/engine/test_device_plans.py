@@ -139,7 +139,8 @@ def test_images_are_laid_out_as_the_stem_reads_them(device, precision):
                 fake_cupy.launched.clear()
                 found.append(run())
                 works = [name for name in fake_cupy.launched if name != "pack_weight"]
-                assert works[:2] == [entry, "gather_product"]
+                assert works[0] == entry
+                assert works[1] in ("gather_product", "pooled_product")
             plain = plain or found
             np.testing.assert_array_equal(found[0], plain[0])
             assert found[1] == plain[1]
