@@ -349,7 +349,7 @@ def layers(notes: Notes) -> None:
     once = cupy_timer(_cupy())
     for precision in PRECISIONS:
         for conv, _ in networks.distinct(networks.convolutions(MODEL, notes.size)):
-            stem = conv.channels_in == 3 and precision != "fp32"
+            stem = conv.channels_in == 3 and precision != "fp32"  # which is never pooled so
             passes = ("forward", *(("forward, pool", "pooled") if stem else ()))
             for direction in (*passes, "grad_input", "grad_weight"):
                 for algorithm in ("auto", "wgmma"):

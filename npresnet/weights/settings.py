@@ -95,7 +95,8 @@ class ModelSettings:
             raise ValueError(f"architecture expected a name, got {self.architecture!r:.60}")
         unknown = set(self.options) - set(_OPTIONS)
         if unknown:
-            raise ValueError(f"unknown options {', '.join(sorted(map(str, unknown)))}")
+            named = ", ".join(sorted(map(repr, unknown)))
+            raise ValueError(f"unknown options {named:.200}")
         if not isinstance(self.options.get("small_input", False), bool):
             raise ValueError(f"small_input expected true or false, got {self.options!r:.80}")
         if not all(isinstance(name, ClassName) for name in self.classes):

@@ -184,7 +184,7 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_work, "INFERENCE", [(4, "fp32"), (1, "tf32"), (2, "bf16")])
     monkeypatch.setattr(gpu_work, "TRAINING", [(4, "fp32"), (4, "fp16"), (2, "bf16")])
     monkeypatch.setattr(gpu_work, "measure", lambda once, call, _: {"ms": once(call), "calls": 1})
-    convolutions = networks.Conv("c", 3, 4, 3, 2, 1, 9), networks.Conv("d", 64, 64, 1, 1, 0, 2)
+    convolutions = networks.Conv("c", 3, 8, 3, 2, 1, 9), networks.Conv("d", 64, 64, 1, 1, 0, 2)
     monkeypatch.setattr(networks, "convolutions", lambda *_: iter(convolutions))
     notes = gpu_work.Notes(tmp_path / "r", tmp_path, 60, size=12)
     with gpu_machine():
@@ -204,7 +204,9 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     assert all(r["first_loss"] > 0 and r["last_loss"] > 0 for r in steps)
     assert [r["scale"] > 1 for r in steps] == [False, True, False]
     rates = [r for r in records if r["what"] == "layer"]
-    assert sum(r["algorithm"] == "auto" for r in rates) == 2 * 4 * 3
+    assert sum(r["algorithm"] == "auto" for r in rates) == 2 * 4 * 3 + 2 * 3
+    stem = {(r["precision"], r["pass"]) for r in rates if "pool" in r["pass"]}
+    assert stem == {(p, w) for p in ("tf32", "fp16", "bf16") for w in ("forward, pool", "pooled")}
     assert {(r["precision"], r["pass"]) for r in rates if r["algorithm"] == "wgmma"} == {
         (p, direction) for p in ("fp16", "bf16") for direction in ("forward", "grad_input")
     }

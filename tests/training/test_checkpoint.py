@@ -123,7 +123,8 @@ def test_plain_resnet_with_a_deep_stem(tmp_path):
         ({"classes": [[], 1, 2]}, "names or numbers"),
         ({"classes": 5}, "don't make sense"),
         ({"options": {"num_classes": 3, "in_chans": 1, "small_input": 1}}, "true or false"),
-        ({"options": {"num_classes": 3, "in_chans": 1, "width": 64}}, "unknown options width"),
+        ({"options": {"num_classes": 3, "in_chans": 1, "width": 64}}, "unknown options 'width'"),
+        ({"options": {"num_classes": 3, "in_chans": 1, "a\n": 1}}, r"unknown options 'a\\n'$"),
         ({"options": {"num_classes": 3, "in_chans": 3}}, "channels"),
         (
             {

@@ -8,6 +8,7 @@ import numpy as np
 
 from npresnet_kernels.contract import Array, Pair
 from npresnet_kernels.gpu.device import launch, scalar_type
+from npresnet_kernels.gpu.errors import DeviceError
 from npresnet_kernels.gpu.products import GatherProduct
 from npresnet_kernels.gpu.tiles import Tile
 from npresnet_kernels.shapes import conv_output_size
@@ -42,15 +43,19 @@ def pays(product: GatherProduct, window: int, stride: int, padding: int) -> bool
     By the shape alone: the edges of patches are computed by two blocks, which costs least where a
     pixel is the sum of few products, as in a stem.
     """
-    kind, gather, columns = product.kind, product.gather, product.target[2]
-    whole_vectors = columns % (16 // kind.dtype.itemsize) == 0
-    if kind.exact or product.slices > 1 or not whole_vectors or window > PATCH:
+    gather = product.gather
+    if not _can(product, window):
         return False
     pooled = conv_output_size(gather.size, *((n, n) for n in (window, stride, padding, 1)))
     _, down, across = squares(pooled, window, stride)
     computed = down * across * TILE.rows
     depth = len(gather.deltas) * gather.own
     return depth * (computed / math.prod(gather.size) - 1) <= WASTE
+
+
+def _can(product: GatherProduct, window: int) -> bool:
+    whole_vectors = product.target[2] % product.kind.vector == 0
+    return not product.kind.exact and product.slices == 1 and whole_vectors and window <= PATCH
 
 
 def run(
@@ -64,7 +69,15 @@ def run(
     stride: int,
     padding: int,
 ) -> None:
-    """Write the maximum over windows of relu(product + bias), NaN where a window has one."""
+    """Write the maximum over windows of relu(product + bias), NaN where a window has one.
+
+    Raises
+    ------
+    DeviceError
+        For exact float32, channels in slices or short of whole vectors, windows beyond a patch.
+    """
+    if not _can(product, window):
+        raise DeviceError("this convolution can't take a max pool in: ask pays_pooled")
     kind, gather, columns = product.kind, product.gather, product.target[2]
     side, down, across = squares((y.shape[1], y.shape[2]), window, stride)
     vectors = len(gather.deltas) * gather.own // kind.vector

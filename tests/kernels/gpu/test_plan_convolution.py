@@ -95,7 +95,7 @@ def test_a_max_pool_on_the_way_out(name, precision, rng):
     against.assert_pooled(*POOLED[name], precision, rng, bias=False, relu=False)
 
 
-def test_a_pool_is_taken_in_where_little_is_computed_twice():
+def test_a_pool_is_taken_in_where_little_is_computed_twice(rng):
     resnet = Layer((1, 224, 224, 3), 64, (7, 7), (2, 2), (3, 3))
     assert not resnet.made("fp32").pays_pooled(3, 2, 1)
     for precision in ("tf32", "fp16", "bf16"):
@@ -104,6 +104,8 @@ def test_a_pool_is_taken_in_where_little_is_computed_twice():
         assert not resnet._replace(x=(1, 70, 70, 3)).made(precision).pays_pooled(3, 2, 1)
         assert not resnet._replace(outs=62).made(precision).pays_pooled(3, 2, 1)
         assert not resnet.made(precision).pays_pooled(17, 1, 0)
+    with pytest.raises(DeviceError, match="ask pays_pooled"):
+        against.assert_pooled(resnet._replace(x=(1, 9, 9, 3)), (3, 2, 1), "fp32", rng)
     groups = Layer((1, 64, 64, 128), 128, (1, 1), groups=2)
     assert groups._replace(groups=1).made("bf16").pays_pooled(2, 2, 0)
     assert not groups.made("bf16").pays_pooled(2, 2, 0)
