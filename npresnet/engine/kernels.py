@@ -456,6 +456,14 @@ class RecordedKernels(PlanKernels, Protocol):
         """Write the gradient of x."""
         ...
 
+    def scale(self, x: Array, number: Array, y: Array) -> None:
+        """Write x times a float32 number, an array of one element or a constant; y may be x."""
+        ...
+
+    def move_channels(self, x: Array, x_first: int, y: Array, y_first: int, count: int) -> None:
+        """Write channels of x, the last axis, from a first one on over those of y."""
+        ...
+
     def gate(self, x: Array, gates: Array, y: Array) -> None:
         """Write maps times gates (N, C) float32."""
         ...

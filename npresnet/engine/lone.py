@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npresnet.elementary import Add, Multiply, Reshape
+from npresnet.elementary import Add, Concatenate, Multiply, Reshape
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels, RecordedKernels, recorded_kernels
 from npresnet.engine.operations import is_whole_mean
@@ -162,6 +162,47 @@ class _Gate(Lone):
         frame.settle(self.gates, grad_gates)
 
 
+class _Scale(Lone):
+    """Times a number that has no gradient: a constant, or a buffer as it is now."""
+
+    def __init__(self, node: Node, kernels: RecordedKernels, x: Value, number: Value) -> None:
+        super().__init__(node, kernels)
+        self.x, self.number = x, number
+        self.targets = [x]
+
+    def forward(self, frame: Frame) -> None:
+        self.kernels.scale(frame.stored(self.x), frame.values[self.number], frame.stored(self.y))
+
+    def write_gradient(self, frame: TrainingFrame, grad_y: Array, grad_x: Array) -> None:
+        self.kernels.scale(grad_y, frame.values[self.number], grad_x)
+
+
+class _Joined(Lone):
+    """Maps or rows one behind the other, by their channels."""
+
+    in_place = False
+
+    def __init__(self, node: Node, kernels: RecordedKernels) -> None:
+        super().__init__(node, kernels)
+        self.parts = [v for v in node.inputs if v is not None]
+        self.targets = self.parts
+        widths = [v.shape[1] for v in self.parts]
+        self.places = [(sum(widths[:i]), width) for i, width in enumerate(widths)]
+
+    def forward(self, frame: Frame) -> None:
+        y = frame.stored(self.y)
+        for part, (first, width) in zip(self.parts, self.places, strict=True):
+            self.kernels.move_channels(frame.stored(part), 0, y, first, width)
+
+    def backward(self, frame: TrainingFrame) -> None:
+        grad = frame.gradient(self.y)
+        for part, (first, width) in zip(self.parts, self.places, strict=True):
+            if part.needs_grad:
+                own = frame.target(part, frame.storage.of(part))
+                self.kernels.move_channels(grad, first, _rows(own), 0, width)
+                frame.settle(part, own)
+
+
 class _Mean(Lone):
     """The mean of windows."""
 
@@ -212,12 +253,15 @@ def lone_operation(node: Node, kernels: PlanKernels | None, storage: Storage) ->
     recorded = recorded_kernels(kernels)
     flowing = [v for v in node.inputs if v is not None and v.source is None]
     values = [*flowing, node.output]
-    if recorded is None or len(flowing) != len(node.inputs):
+    if recorded is None or not flowing:
         return None
     if any(v.dtype != np.float32 or len(v.shape) not in (2, 4) for v in values):
         return None
     x, y = values[0], node.output
     alike = all(v.shape == y.shape and storage.of(v) == storage.of(y) for v in values)
+    if len(flowing) != len(node.inputs):
+        number = _number(node)
+        return _Scale(node, recorded, x, number) if alike and number is not None else None
     if alike and node.operation in _ALIKE:
         return _ALIKE[node.operation](node, recorded)
     if alike and node.operation is Add:
@@ -226,6 +270,8 @@ def lone_operation(node: Node, kernels: PlanKernels | None, storage: Storage) ->
         for maps, gates in (flowing, flowing[::-1]):
             if _gates(maps, gates, y, storage):
                 return _Gate(node, recorded, maps, gates)
+    if node.operation is Concatenate and _joins(node, storage):
+        return _Joined(node, recorded)
     if node.operation in _POOLS and not is_whole_mean(node) and storage.of(x) == storage.of(y):
         return _Mean(node, recorded)
     if node.operation in _SOFTMAXES and len(y.shape) == 2 and node.attributes["axis"] == 1:
@@ -240,6 +286,22 @@ def _gates(maps: Value, gates: Value, y: Value, storage: Storage) -> bool:
     shapes = len(maps.shape) == 4 and maps.shape == y.shape
     each = gates.shape == (*maps.shape[:2], 1, 1) and storage.of(gates) == FLOAT32
     return shapes and each and storage.of(maps) == storage.of(y)
+
+
+def _number(node: Node) -> Value | None:
+    """Return the number that a node multiplies by, if no gradient of it is asked for."""
+    for value in node.inputs if node.operation is Multiply else ():
+        if value is not None and value.source is not None:
+            known = math.prod(value.shape) == 1 and value.dtype == np.float32
+            return value if known and not value.needs_grad else None
+    return None
+
+
+def _joins(node: Node, storage: Storage) -> bool:
+    """Return whether a node joins different maps, or rows, of one element type by channels."""
+    once = len(set(node.inputs)) == len(node.inputs)
+    alike = len({storage.of(v) for v in (*node.inputs, node.output) if v is not None}) == 1
+    return once and alike and node.attributes["axis"] % len(node.output.shape) == 1
 
 
 def _flattens(x: Value, y: Value, storage: Storage) -> bool:

@@ -177,6 +177,9 @@ class Preprocessing:
     def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
         """Make it from :meth:`to_dict`; raises TypeError, ValueError or KeyError where it can't."""
         values: dict[str, Any] = dict(fields)
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise RangeError(f"unknown preprocessing {', '.join(sorted(map(repr, unknown))):.200}")
         for name, value in values.items():
             values[name] = tuple(value) if isinstance(value, list) else value
         return cls(**values)

@@ -86,6 +86,7 @@ class ModelSettings:
             settings.check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            reason = " ".join(reason.split())[:400]  # it may quote the file
             raise WeightsError(f"the npresnet settings don't make sense: {reason}") from None
         return settings
 

@@ -58,7 +58,7 @@ class Scaled(Small):
     """With an operation that there is no plan kernel for."""
 
     def forward(self, x):
-        return super().forward(x) * 2.0
+        return super().forward(x) / 0.5
 
 
 def build(make=Small, dtype="float32"):

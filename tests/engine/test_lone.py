@@ -63,6 +63,24 @@ class Excited(nn.Module):
         return F.log_softmax(self.head(F.max_pool2d(x, 3).flatten(1)), dim=1)
 
 
+class Joined(nn.Module):
+    """Maps and rows one behind the other, some of them scaled, one read twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 3, padding=1)
+        self.third = nn.Conv2d(13, 8, 1)
+        self.register_buffer("strength", nr.tensor(np.float32([0.3])))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = nr.relu(self.first(x))
+        x = nr.cat([x, 0.5 * self.second(x)], 1)
+        x = self.third(x) * self.strength
+        most, mean = F.max_pool2d(x, 6).flatten(1), F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.head(nr.cat([mean, most], -1))
+
+
 class Frozen(nn.Module):
     """Batch norms that stay in evaluation while the rest trains."""
 
@@ -96,7 +114,7 @@ def draw(seed):
 
 
 @pytest.mark.parametrize("precision", EPS)
-@pytest.mark.parametrize("make", [Plain, Excited, Frozen])
+@pytest.mark.parametrize("make", [Plain, Excited, Joined, Frozen])
 def test_recorded_and_as_the_truth(device, make, precision):
     model, exact = made(make).to("gpu").train(), made(make, "float64").train()
     plan = nr.compile(model, SHAPE, precision=precision)
@@ -139,6 +157,8 @@ FAMILIES = {
     "resnext50_32x4d": {},
     "resnet10t": {},
     "seresnet18": {"global_pool": "max"},
+    "resnet18d": {"global_pool": "avgmax"},
+    "resnet14t": {"global_pool": "catavgmax"},
     "resnetrs50": {},
 }
 

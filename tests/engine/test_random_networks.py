@@ -99,7 +99,7 @@ GROWING = [
     alone(F.sigmoid),
     alone(lambda x: x * 0.5 + 0.1),
     alone(lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True)),
-    alone(lambda x: F.max_pool2d(x, 3, 2, 1)),
+    *[alone(lambda x: F.max_pool2d(x, 3, 2, 1))] * 2,
     alone(lambda x: F.avg_pool2d(x, 2)),
     *[together(lambda x, y: x + y, same)] * 3,
     together(lambda x, y: x * y, same),

@@ -118,6 +118,8 @@ def test_plain_resnet_with_a_deep_stem(tmp_path):
         ({"preprocessing": {**SEEN.to_dict(), "std": [0]}}, "above 0"),
         ({"preprocessing": {**SEEN.to_dict(), "crop": 3}}, "crop"),
         ({"preprocessing": [1]}, "don't make sense"),
+        ({"preprocessing": {**SEEN.to_dict(), "a\n": 1}}, r"unknown preprocessing 'a\\n'$"),
+        ({"preprocessing": {**SEEN.to_dict(), "crop_mode": "x\n" * 2000}}, "crop_mode expected"),
         ({"classes": ["no", "yes"]}, "2 classes for 3 outputs"),
         ({"classes": ["no", "no", "yes"]}, "twice"),
         ({"classes": [[], 1, 2]}, "names or numbers"),

@@ -45,6 +45,29 @@ extern "C" __global__ void sigmoid_grad(const scalar* grad_y, const scalar* y, s
     }
 }
 
+// Times *number, or times a constant where that is null.
+extern "C" __global__ void scale(const scalar* x, const float* number, float constant, scalar* y,
+                                 long long total) {
+    const float factor = number ? *number : constant;
+    for (EACH(i, total)) {
+        Vector v = load_vector(x, i);
+#pragma unroll
+        for (EACH_ELEMENT(k)) v.v[k] *= factor;
+        store_vector(y, i, v);
+    }
+}
+
+// Columns x_first, x_first + 1, ... of x (rows, x_pitch) to those from y_first on of y (rows, y_pitch);
+// all of it counts vectors.
+extern "C" __global__ void move_columns(const scalar* x, scalar* y, long long rows, int columns,
+                                        int x_pitch, int x_first, int y_pitch, int y_first) {
+    for (EACH(i, rows * columns)) {
+        const long long row = i / columns, column = i % columns;
+        store_vector(y, row * y_pitch + y_first + column,
+                     load_vector(x, row * x_pitch + x_first + column));
+    }
+}
+
 // (N, pixels, vectors * VECTOR) times (N, vectors * VECTOR); a row of the grid shares out an image.
 extern "C" __global__ void gate(const scalar* x, const float* gates, scalar* y, int images,
                                 int pixels, int vectors) {

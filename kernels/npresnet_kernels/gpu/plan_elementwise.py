@@ -1,13 +1,26 @@
-"""Operations that stand alone in a plan: ReLU, sigmoid, maps times a gate, into given memory."""
+"""Operations that stand alone in a plan: ReLU, sigmoid, products with few numbers, joined maps."""
 
 from __future__ import annotations
+
+import math
+
+import numpy as np
 
 from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu.device import blocks, launch
 from npresnet_kernels.gpu.plan_layout import MOST_IMAGES
 from npresnet_kernels.gpu.vectors import RESIDENT, channel_blocks, defines_of, int32, vector_of
 
-__all__ = ["gate", "gate_grad", "relu", "relu_grad", "sigmoid", "sigmoid_grad"]
+__all__ = [
+    "gate",
+    "gate_grad",
+    "move_channels",
+    "relu",
+    "relu_grad",
+    "scale",
+    "sigmoid",
+    "sigmoid_grad",
+]
 
 SOURCE = "plan_elementwise.cu"
 
@@ -40,6 +53,36 @@ def sigmoid(x: Array, y: Array) -> None:
 def sigmoid_grad(grad_y: Array, y: Array, grad_x: Array) -> None:
     """Gradient of :func:`sigmoid`; ``grad_x`` may be ``grad_y``."""
     _elementwise("sigmoid_grad", grad_y, y, grad_x)
+
+
+def scale(x: Array, number: Array, y: Array) -> None:
+    """``x`` times a number, a float32 array of one element; ``y`` may be ``x``.
+
+    A number on the device is read when the kernel runs; NumPy's is what it is now.
+    """
+    if not y.size:
+        return
+    vector = vector_of(y.size, x, y)
+    total = y.size // vector
+    known = isinstance(number, np.ndarray)
+    factor = (None, np.float32(number.item())) if known else (number, np.float32(0))
+    arguments = (x, *factor, y, total)
+    launch(SOURCE, "scale", blocks(total), arguments, defines=defines_of(y, vector))
+
+
+def move_channels(x: Array, x_first: int, y: Array, y_first: int, count: int) -> None:
+    """Write channels of x from ``x_first`` on to those of y from ``y_first`` on.
+
+    Channels are the last axis of both; what else y has stays.
+    """
+    if not y.size or not count:
+        return
+    pitches = x.shape[-1], y.shape[-1]
+    vector = vector_of(math.gcd(count, x_first, y_first, *pitches), x, y)
+    rows, width = y.size // pitches[1], count // vector
+    places = (n // vector for n in (pitches[0], x_first, pitches[1], y_first))
+    arguments = (x, y, rows, *int32(width, *places))
+    launch(SOURCE, "move_columns", blocks(rows * width), arguments, defines=defines_of(y, vector))
 
 
 def gate(x: Array, gates: Array, y: Array) -> None:

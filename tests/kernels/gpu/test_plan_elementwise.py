@@ -53,6 +53,35 @@ def test_gate(xp, rng, element, channels):
     assert relative_error(grad_gates.get(), (grad * x).sum((1, 2))) <= 1e-6
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [16, 21])
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_scale(xp, rng, element, size, known):
+    x = rounded(rng.standard_normal(size), element)
+    x[0] = np.nan
+    here = xp.asarray(encoded(x, element))
+    number = np.array(-1.7, np.float32)
+    plan_elementwise.scale(here, number if known else xp.asarray(number), here)
+    truth = x * np.float64(np.float32(-1.7))
+    np.testing.assert_allclose(decoded(here.get()), truth, ROUNDING[element], 1e-7)
+
+
+@pytest.mark.parametrize("widths", [(8, 16), (3, 8, 1), (5,)])
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_move_channels(xp, rng, element, widths):
+    """Joined, and taken apart again."""
+    parts = [encoded(rng.standard_normal((2, 3, 5, w)), element) for w in widths]
+    joined = xp.empty((2, 3, 5, sum(widths)), storage(element))
+    places = np.cumsum([0, *widths])
+    for part, first in zip(parts, places, strict=False):
+        plan_elementwise.move_channels(xp.asarray(part), 0, joined, first, part.shape[3])
+    np.testing.assert_array_equal(joined.get(), np.concatenate(parts, 3))
+    for part, first in zip(parts, places, strict=False):
+        alone = xp.empty(part.shape, storage(element))
+        plan_elementwise.move_channels(joined, first, alone, 0, part.shape[3])
+        np.testing.assert_array_equal(alone.get(), part)
+
+
 @pytest.mark.parametrize("log", [False, True])
 def test_softmax_of_rows(xp, rng, log):
     x, grad = rng.standard_normal((2, 5, 37)).astype(np.float32)
@@ -79,6 +108,8 @@ def test_to_channels_first(xp, rng, element):
 def test_empty_batch(xp):
     maps, rows = xp.empty((0, 4, 4, 8), np.float32), xp.empty((0, 8), np.float32)
     plan_elementwise.relu(maps, maps)
+    plan_elementwise.scale(maps, xp.empty((), np.float32), maps)
+    plan_elementwise.move_channels(maps, 0, maps, 0, 8)
     plan_elementwise.gate(maps, rows, maps)
     plan_elementwise.gate_grad(maps, maps, rows, maps, rows)
     plan_layout.to_channels_first(maps, xp.empty((0, 128), np.float32))
