@@ -248,6 +248,7 @@ class _Norm(_FastStep):
             )
         moments = frame.moments[self.x]
         if self.x not in frame.gathered:
+            # no convolution of the plan's own before it, as with groups or dilation
             self.kernels.moments(x, moments, frame.scratch)
             frame.gathered.add(self.x)
         mean, var = self.node.inputs[3:5]

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from npresnet_kernels.cpu import threads as pool
 from npresnet_kernels.cpu.fast import parallel
@@ -227,10 +229,14 @@ def test_gradients_same_bits_on_any_threads():
         ((40, 64, 32, 3, 1, 1, 8, 8), "winograd2"),
         ((1, 160, 96, 3, 1, 1, 7, 7), "winograd4"),
         ((5, 64, 96, 3, 2, 1, 15, 15), "direct"),
+        ((2, 64, 200, 1, 1, 0, 5, 5), "direct"),  # one block, by parts of its channels
+        ((5, 3, 64, 7, 2, 3, 33, 32), "direct"),  # images: several rows, or a part of one
+        ((2, 3, 40, 3, 1, 1, 5, 250), "direct"),
+        ((70, 32, 64, 3, 1, 1, 2, 2), "direct"),  # a pixel of many images
     ],
 )
 def test_moments_have_the_same_bits_on_any_threads(shape, algorithm):
-    """Whoever finishes a band of rows sums it up."""
+    """Whoever finishes a band of rows, or a block, sums it up."""
     layer = Layer(shape, algorithm, threads=4)
     layer.x += 3  # means far from 0, where squares cancel
     found = []
@@ -244,6 +250,40 @@ def test_moments_have_the_same_bits_on_any_threads(shape, algorithm):
     exact = y.astype(np.float64)
     np.testing.assert_allclose(found[0][0], exact.mean((0, 1, 2)), rtol=1e-11)
     np.testing.assert_allclose(found[0][1], exact.var((0, 1, 2)), rtol=1e-9)
+
+
+@st.composite
+def layers(draw):
+    """Any small layer, with an algorithm that can do it."""
+    kernel, stride = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    padding = draw(st.integers(0, kernel - 1))
+    least = max(kernel - 2 * padding, 1)
+    size = (least + draw(st.integers(0, 20)), least + draw(st.integers(0, 20)))
+    channels = draw(st.sampled_from([1, 3, 16, 17, 32])), draw(st.integers(1, 70))
+    algorithm = "direct"
+    if kernel == 3 and stride == 1:
+        algorithm = draw(st.sampled_from(["direct", "winograd2", "winograd4"]))
+    return (draw(st.integers(0, 9)), *channels, kernel, stride, padding, *size), algorithm
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=layers(), threads=st.integers(1, 4), clamped=st.booleans())
+def test_moments_of_any_shape(case, threads, clamped):
+    """They are those of y in float64, NaN of none; y is what it is without them."""
+    layer = Layer(*case, threads=threads)
+    layer.x += 3
+    moments = np.empty((2, case[0][2]))
+    more = {"bias": layer.bias, "residual": layer.residual, "relu": True} if clamped else {}
+    pool.set_num_threads(threads)
+    y = layer.forward(moments=moments, **more)
+    np.testing.assert_array_equal(y, layer.forward(**more))
+    if not len(y):
+        assert np.isnan(moments).all()
+        return
+    exact = y.astype(np.float64)
+    largest = np.abs(exact).max(initial=0)
+    np.testing.assert_allclose(moments[0], exact.mean((0, 1, 2)), rtol=1e-11, atol=1e-14 * largest)
+    np.testing.assert_allclose(moments[1], exact.var((0, 1, 2)), rtol=1e-9, atol=1e-14 * largest**2)
 
 
 @pytest.mark.parametrize("algorithm", ["winograd4", "winograd2", "direct"])

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from npresnet_kernels.cpu.fast.direct_images import pixels_1, pixels_2
+from npresnet_kernels.cpu.fast.finish import finish_summed
 from npresnet_kernels.cpu.fast.matrices import winograd_matrices
 from npresnet_kernels.cpu.fast.microkernel import gemm_blocked, gemm_strided
+from npresnet_kernels.cpu.fast.sums import sum_rows
 from npresnet_kernels.cpu.fast.vector import LANES, TILE_COLUMNS, TILE_ROWS
 from npresnet_kernels.cpu.machine_code import assembly
 
@@ -59,12 +61,19 @@ def test_products(layout, depth):
 
 
 @pytest.mark.skipif(LANES != 16, reason="reads AVX-512 assembly")
-@pytest.mark.parametrize("kernel", [gemm_blocked, gemm_strided, pixels_1, pixels_2])
-def test_no_spills(kernel):
+@pytest.mark.parametrize(
+    ("kernel", "products"),
+    [
+        *((product, 28) for product in (gemm_blocked, gemm_strided, pixels_1, pixels_2)),
+        (finish_summed, 8),
+        (sum_rows, 8),
+    ],
+)
+def test_no_spills(kernel, products):
     text = assembly(kernel.function, kernel.symbol)
     stack = [line for line in text.splitlines() if "zmm" in line and "(%rsp" in line]
     assert not stack
-    assert text.count("vfmadd") > 28
+    assert text.count("vfmadd") > products
 
 
 @pytest.mark.parametrize(("outputs", "taps"), [(4, 3), (2, 3), (3, 4), (3, 2)])

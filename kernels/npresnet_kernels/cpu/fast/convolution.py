@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from .algorithm import FORMS, WEIGHT_FORMS, choose_algorithm, fits_map
 from .memory import ALIGNMENT, aligned_empty
-from .norm import moments as moments_of
-from .norm import moments_of_sums, sum_rows
+from .norm import moments_of_sums
 from .problem import (
     NO_EPILOGUE,
     DirectProblem,
@@ -22,7 +21,6 @@ from .problem import (
     Floats,
     Grid,
     Problem,
-    Sums,
     WeightView,
     WinogradProblem,
     ceil_div,
@@ -259,15 +257,12 @@ class Convolution:
             Receives each channel's mean and biased variance over y.
         """
         problem = self._forward
-        if moments is None or isinstance(problem, DirectProblem) or not y.size:
-            problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu))
-            if moments is not None:
-                moments_of(y, moments)
-            return
-        partial = np.empty((len(y) * problem.tile_height, 2, self.channels_out))
-        sums = Sums(partial, sum_rows.address)
+        sums = None
+        if moments is not None:
+            sums = np.empty((problem.bands(len(y)), 2, self.channels_out))
         problem.run(x, packed, y, scratch, Epilogue(bias, residual, relu, sums))
-        moments_of_sums(partial, y.size // self.channels_out, moments)
+        if moments is not None and sums is not None:
+            moments_of_sums(sums, y.size // self.channels_out, moments)
 
     def grad_input(
         self,

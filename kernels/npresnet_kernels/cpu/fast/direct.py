@@ -15,7 +15,8 @@ On tiny maps most taps see only padding. There each output pixel is a problem of
 rows are images, and the taps outside are no work at all.
 """
 
-from .memory import copy_in, copy_rows, finish_row, spread_vectors, spread_zeros, zero_vectors
+from .finish import call_finish
+from .memory import copy_in, copy_rows, spread_vectors, spread_zeros, zero_vectors
 from .microkernel import WANTED_BYTES, WANTED_RANGES, multiply_block
 from .packing import padded_depth
 from .parallel import FIRST, helper, kernel, next_item
@@ -51,9 +52,13 @@ from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int, store_int
     BLOCK,
     PARTS,
     BY_PIXEL,
+    ROWS,
     FETCH,
     GEMM,
-) = range(FIRST, FIRST + 31)
+    FINISH,
+    PARTIAL,
+    SLOTS,
+) = range(FIRST, FIRST + 35)
 
 
 @helper
@@ -176,35 +181,59 @@ def gather_block(
 
 @helper
 def finish_block(
-    table: int, first: int, rows: int, by_pixel: int, column: int, columns: int, products: int
+    table: int,
+    first: int,
+    rows: int,
+    by_pixel: int,
+    column: int,
+    columns: int,
+    products: int,
+    band: int,
 ) -> None:
-    """Write y of some rows and columns from M: bias, residual, clamp."""
+    """Write y of some rows and columns from M: bias, residual, clamp; sums, if asked, of a band.
+
+    A band is a block, cut by the layer's shape alone: sums don't depend on who does which.
+    """
     grid_width = load_int(table, GRID_WIDTH)
     grid = load_int(table, GRID_HEIGHT) * grid_width
-    out_channels = load_int(table, OUT_CHANNELS)
+    out_width = load_int(table, OUT_WIDTH)
+    out_map = load_int(table, OUT_HEIGHT) * out_width
+    pixel = load_int(table, OUT_CHANNELS) * 4
     has_residual = load_int(table, HAS_RESIDUAL)
     out_step = load_int(table, OUT_STEP)
-    count = min(columns * TILE_COLUMNS, out_channels - column * TILE_COLUMNS)
     shift = column * TILE_COLUMNS * 4
-    for row in range(rows):
-        number = first + row
-        if by_pixel >= 0:
-            image, place = number, by_pixel
-        else:
-            image, place = number // grid, number % grid
+    step = out_step * pixel
+    # rows at equal steps: images, all of the block where the grid is the map, or a row's pixels
+    whole = by_pixel >= 0 or (out_step == 1 and grid == out_map)
+    if by_pixel >= 0:
+        step = out_map * pixel
+    done = 0
+    while done < rows:
+        image, place = first + done, by_pixel
+        if by_pixel < 0:
+            image, place = (first + done) // grid, (first + done) % grid
         i = load_int(table, OUT_TOP) + place // grid_width * out_step
         j = load_int(table, OUT_LEFT) + place % grid_width * out_step
-        pixel = (image * load_int(table, OUT_HEIGHT) + i) * load_int(table, OUT_WIDTH) + j
-        offset = pixel * out_channels * 4 + shift
-        finish_row(
-            products + row * columns * TILE_COLUMNS * 4,
+        count = rows - done
+        if not whole:
+            count = min(count, grid_width - place % grid_width)
+        offset = (image * out_map + i * out_width + j) * pixel + shift
+        call_finish(
+            load_int(table, FINISH),
+            count,
+            min(columns * TILE_COLUMNS, load_int(table, OUT_CHANNELS) - column * TILE_COLUMNS),
+            products + done * columns * TILE_COLUMNS * 4,
+            columns * TILE_COLUMNS * 4,
             load_int(table, BIAS) + shift,
             load_int(table, FLOOR),
             load_int(table, RESIDUAL) + has_residual * offset,
-            has_residual,
+            has_residual * step,
             load_int(table, Y) + offset,
-            count,
+            step,
+            load_int(table, PARTIAL) + band * 4 * pixel + 2 * shift,
+            2 * pixel,
         )
+        done += count
 
 
 @helper
@@ -321,5 +350,5 @@ def direct_blocks(table: int, thread: int, threads: int) -> None:
                 fetch,
                 number > 0,
             )
-        finish_block(table, first, rows, by_pixel, column, columns, products)
+        finish_block(table, first, rows, by_pixel, column, columns, products, item // parts)
         item = next_item(table)

@@ -36,7 +36,7 @@ from .vector import (
 CHANNELS = 3
 
 SEGMENT = 8 * TILE_ROWS
-"""Most pixels of an output row in an item; an item's A and M stay in L1 and L2."""
+"""Most pixels in an item; its A and M stay in L1 and L2."""
 
 
 def _pixels(stride: int) -> Callable[..., None]:
@@ -130,7 +130,7 @@ def copy_row(table: int, image: int, row: int, left: int, length: int, target: i
 
 @kernel
 def image_rows(table: int, thread: int, threads: int) -> None:
-    """All stages of a segment of an output row: an item is a segment."""
+    """All stages of a segment of an output row, or of several short rows: an item is those."""
     step = load_int(table, direct.STEP)
     tap_rows = load_int(table, direct.TAP_ROWS)
     taps = load_int(table, direct.TAP_COLUMNS)
@@ -138,6 +138,7 @@ def image_rows(table: int, thread: int, threads: int) -> None:
     grid_width = load_int(table, direct.GRID_WIDTH)
     segment = load_int(table, direct.BLOCK)
     segments = (grid_width + segment - 1) // segment
+    rows = load_int(table, direct.ROWS)
     columns = (load_int(table, direct.OUT_CHANNELS) + TILE_COLUMNS - 1) // TILE_COLUMNS
     weight_step = padded_depth(tap_rows * taps * CHANNELS) * TILE_COLUMNS * 4
     row_step = row_vectors(segment, step, taps) * VECTOR_BYTES
@@ -146,29 +147,33 @@ def image_rows(table: int, thread: int, threads: int) -> None:
     products = a + tap_rows * row_step
     item = next_item(table)
     while item >= 0:
-        row = item // segments
+        first_row = item // segments * rows
+        count = min(rows, load_int(table, direct.IMAGES) * grid_height - first_row)
         first = item % segments * segment
         pixels = min(segment, grid_width - first)
-        image, i = row // grid_height, row % grid_height
-        top = load_int(table, direct.TOP) + step * i
         left = load_int(table, direct.LEFT) + step * first
         length = (pixels - 1) * step + taps
-        for r in range(tap_rows):
-            copy_row(table, image, top + r, left, length, a + r * row_step)
         tiles = (pixels + TILE_ROWS - 1) // TILE_ROWS
-        for column in range(columns):
-            for tile in range(tiles):
-                start = tile_start(pixels, tile)
-                call_pixels(
-                    load_int(table, direct.GEMM),
-                    tile_start(pixels, tile + 1) - start,
-                    a + start * step * 4 * CHANNELS,
-                    row_step,
-                    load_int(table, direct.WEIGHT) + column * weight_step,
-                    products + start * c_stride + column * TILE_COLUMNS * 4,
-                    c_stride,
-                    tap_rows,
-                    taps,
-                )
-        finish_block(table, row * grid_width + first, pixels, -1, 0, columns, products)
+        for number in range(count):
+            image, i = (first_row + number) // grid_height, (first_row + number) % grid_height
+            top = load_int(table, direct.TOP) + step * i
+            for r in range(tap_rows):
+                copy_row(table, image, top + r, left, length, a + r * row_step)
+            c = products + number * pixels * c_stride
+            for column in range(columns):
+                for tile in range(tiles):
+                    start = tile_start(pixels, tile)
+                    call_pixels(
+                        load_int(table, direct.GEMM),
+                        tile_start(pixels, tile + 1) - start,
+                        a + start * step * 4 * CHANNELS,
+                        row_step,
+                        load_int(table, direct.WEIGHT) + column * weight_step,
+                        c + start * c_stride + column * TILE_COLUMNS * 4,
+                        c_stride,
+                        tap_rows,
+                        taps,
+                    )
+        place = first_row * grid_width + first
+        finish_block(table, place, pixels * count, -1, 0, columns, products, item)
         item = next_item(table)

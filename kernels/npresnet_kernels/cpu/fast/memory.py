@@ -99,35 +99,6 @@ def _pack_rows(
     outer.close([e.shift(here, source_step), e.shift(there, target_step)])
 
 
-def _finish(
-    e: Emitter,
-    sums: ir.Value,
-    bias: ir.Value,
-    floor: ir.Value,
-    residual: ir.Value,
-    has_residual: ir.Value,
-    target: ir.Value,
-    count: ir.Value,
-) -> None:
-    builder = e.builder
-    lowest = e.broadcast(floor)
-    step = builder.mul(has_residual, ir.Constant(count.type, VECTOR_BYTES))
-    turn = e.loop(
-        builder.sdiv(count, ir.Constant(count.type, LANES)), [sums, bias, residual, target]
-    )
-    points, offsets, other, there = turn.values
-    value = e.add(e.add(e.load(points), e.load(offsets)), e.load(other))
-    e.store(e.maximum(value, lowest), there)
-    after = [e.shift(pointer, VECTOR_BYTES) for pointer in (points, offsets, there)]
-    points, offsets, other, there = turn.close([*after[:2], e.shift(other, step), after[2]])
-    rest = builder.srem(count, ir.Constant(count.type, LANES))
-    with builder.if_then(builder.icmp_signed(">", rest, ir.Constant(count.type, 0))):
-        mask = e.lanes_below(rest)
-        added = e.masked_load(other, mask)
-        value = e.add(e.add(e.load(points), e.load(offsets)), added)
-        e.masked_store(e.maximum(value, lowest), there, mask)
-
-
 copy_in = ir_kernel("copy_in", "ppi", _copy_in)
 """copy_in(source, target, floats): into scratch; the last vector's other lanes become 0."""
 
@@ -147,12 +118,6 @@ gather_vectors = ir_kernel("gather_vectors", "piipiii", _gather_vectors)
 """gather_vectors(source, lane step, lanes, target, count, source step, target step).
 
 Vectors whose lanes lie `lane step` bytes apart, 0 from lane `lanes` on.
-"""
-
-finish_row = ir_kernel("finish_row", "ppppipi", _finish)
-"""finish_row(sums, bias, floor, residual, has_residual, target, floats).
-
-target = max(sums + bias + residual, floor); without residual (0), `residual` is a vector of zeros.
 """
 
 copy_rows = ir_kernel("copy_rows", "pipiii", _pack_rows)

@@ -17,11 +17,10 @@ from llvmlite import ir
 
 from .parallel import FIRST, helper, kernel, next_item, run, thread_count
 from .problem import FLOORS, Floats, address, ceil_div
-from .rows import Lane, emit_vectors, row_kernel
+from .rows import Lane, row_kernel
+from .sums import RUN, Moving, call_sums, emit_sums, sum_rows
 from .vector import (
-    DOUBLE,
     I64,
-    LANES,
     Emitter,
     ir_kernel,
     load_double,
@@ -54,8 +53,9 @@ Doubles = npt.NDArray[np.float64]
     PARTIAL,
     GRAD_GAMMA,
     GRAD_BETA,
-) = range(FIRST, FIRST + 20)
-SLOTS = FIRST + 20
+    SUMS,
+    SLOTS,
+) = range(FIRST, FIRST + 22)
 
 CENTRE, SCALE, SHIFT, FACTOR_GRAD, FACTOR_X, FACTOR_ONE = range(6)
 """Rows of `VECTORS`, float32 numbers of each channel."""
@@ -63,26 +63,13 @@ CENTRE, SCALE, SHIFT, FACTOR_GRAD, FACTOR_X, FACTOR_ONE = range(6)
 CHUNK_FLOATS = 32 * 1024
 """Floats of a chunk of rows: an item of work, and a partial sum."""
 
-RUN = 32
-"""Rows that are summed in registers, before the sums are added to those in memory."""
-
-WIDTH = 4
-"""Vectors of a row summed at once: whole cache lines side by side, sums in registers."""
-
-AHEAD = 12
-"""Rows to fetch ahead: hardware prefetchers by themselves reach two thirds of the bandwidth."""
-
-WIDE = ir.VectorType(DOUBLE, LANES)
-
 Values = Callable[[Lane, list[ir.Value], list[ir.Value], ir.Value], tuple[ir.Value, ir.Value]]
 
 
-def _sum_rows(moving: int, values: Values, wide: bool = False) -> Callable[..., None]:
-    """Return the body that sums a chunk of rows into (2, channels) doubles.
+def _sum_chunk(moving: int, values: Values) -> Callable[..., None]:
+    """Return the body that sums a chunk of rows into (2, channels) doubles, as in `sums`.
 
-    `values(lane, pointers, constants, floor)` gives a, and b to sum up a and a * b, at a place of
-    a row, from `moving` arrays (rows, channels), constants (channels,) and the number `floor`.
-    With `wide` all of the sum is in float64.
+    `values` is given the number `floor`, too; of the arrays `moving` are (rows, channels).
     """
 
     def emit(
@@ -93,68 +80,18 @@ def _sum_rows(moving: int, values: Values, wide: bool = False) -> Callable[..., 
         floor: ir.Value,
         *arrays: ir.Value,
     ) -> None:
-        builder = e.builder
-        step = builder.mul(channels, I64(4))
-        ahead = builder.mul(step, I64(AHEAD))
-        second = builder.mul(channels, I64(8))
+        step, second = (e.builder.mul(channels, I64(size)) for size in (4, 8))
         lowest = e.broadcast(floor)
-        zero = ir.Constant(WIDE, [0.0] * LANES) if wide else e.constant(0.0)
 
-        def columns(lanes: list[Lane], pointers: list[ir.Value]) -> None:
-            """Sum some vectors side by side over all rows."""
-            sums, *here = pointers
-            constants = [
-                [lane.load(e.shift(p, 4 * LANES * i)) for p in here[moving:]]
-                for i, lane in enumerate(lanes)
-            ]
-            places = [
-                (lane, e.shift(e.shift(sums, half), 8 * LANES * i))
-                for i, lane in enumerate(lanes)
-                for half in (I64(0), second)
-            ]
-            for lane, place in places:
-                lane.store_doubles(ir.Constant(WIDE, [0.0] * LANES), place)
-            runs = builder.sdiv(builder.add(rows, I64(RUN - 1)), I64(RUN))
-            outer = e.loop(runs, [rows, *here[:moving]])
-            left, *row = outer.values
-            last = builder.icmp_signed("<", left, I64(RUN))
-            inner = e.loop(builder.select(last, left, I64(RUN)), [*row, *[zero] * len(places)])
-            now, totals = inner.values[:moving], inner.values[moving:]
-            added = []
-            for i, lane in enumerate(lanes):
-                at = [e.shift(p, 4 * LANES * i) for p in now]
-                for p in at:
-                    e.prefetch(p, ahead)
-                value, other = values(lane, at, constants[i], lowest)
-                if wide:
-                    value, other = builder.fpext(value, WIDE), builder.fpext(other, WIDE)
-                added.append(e.add(totals[2 * i], value))
-                added.append(e.fma(value, other, totals[2 * i + 1]))
-            result = inner.close([*[e.shift(p, step) for p in now], *added])
-            for (lane, place), total in zip(places, result[moving:], strict=True):
-                total = total if wide else builder.fpext(total, WIDE)
-                lane.store_doubles(builder.fadd(lane.load_doubles(place), total), place)
-            outer.close([builder.sub(left, I64(RUN)), *result[:moving]])
+        def at_floor(
+            lane: Lane, pointers: list[ir.Value], constants: list[ir.Value]
+        ) -> tuple[ir.Value, ir.Value]:
+            return values(lane, pointers, constants, lowest)
 
-        pointers = [out, *arrays]
-        steps = [8 * LANES] + [4 * LANES] * len(arrays)
-        turn = e.loop(builder.sdiv(channels, I64(WIDTH * LANES)), pointers)
-        columns([Lane(e, None)] * WIDTH, turn.values)
-        pointers = turn.close(
-            [e.shift(p, WIDTH * s) for p, s in zip(turn.values, steps, strict=True)]
-        )
-        rest = builder.srem(channels, I64(WIDTH * LANES))
-        emit_vectors(e, rest, pointers, lambda lane, here: columns([lane], here), steps)
+        rows_of = [Moving(array, step) for array in arrays[:moving]]
+        emit_sums(e, rows, channels, out, second, rows_of, arrays[moving:], at_floor)
 
     return emit
-
-
-def _plain(
-    lane: Lane, pointers: list[ir.Value], constants: list[ir.Value], floor: ir.Value
-) -> tuple[ir.Value, ir.Value]:
-    """Return x twice, for its sum and its square's."""
-    value = lane.load(pointers[0])
-    return value, value
 
 
 def _gated(
@@ -209,9 +146,8 @@ def _grad_input(lane: Lane, pointers: list[ir.Value]) -> None:
     lane.store(e.fma(lane.load(a), value, inner), grad_x)
 
 
-_sums_forward = ir_kernel("norm_sums", "iippp", _sum_rows(1, _plain, wide=True))
-_sums_gated = ir_kernel("norm_sums_gated", "iippppppp", _sum_rows(2, _gated))
-_sums_kept = ir_kernel("norm_sums_kept", "iippppppp", _sum_rows(4, _gated_kept))
+_sums_gated = ir_kernel("norm_sums_gated", "iippppppp", _sum_chunk(2, _gated))
+_sums_kept = ir_kernel("norm_sums_kept", "iippppppp", _sum_chunk(4, _gated_kept))
 _forward = row_kernel("normalise", 3, 3, _normalise(True), numbers=1)
 _forward_plain = row_kernel("normalise_plain", 2, 3, _normalise(False), numbers=1)
 _grad = row_kernel("norm_grad", 3, 6, _grad_input, numbers=1)
@@ -236,23 +172,17 @@ def partial_sums(table: int, channel: int) -> tuple[float, float]:
 
 
 @kernel
-def sum_rows(rows: int, channels: int, out: int, floor: int, x: int) -> None:
-    """Write the sums of x (rows, channels) and of x^2 to out (2, channels) of float64."""
-    _sums_forward(rows, channels, out, floor, x)
-
-
-@kernel
 def moments_chunks(table: int, thread: int, threads: int) -> None:
     """Partial sums of x and x^2: an item is a chunk of rows."""
     channels = load_int(table, CHANNELS)
     chunk = load_int(table, CHUNK)
     item = next_item(table)
     while item >= 0:
-        _sums_forward(
+        call_sums(
+            load_int(table, SUMS),
             min(chunk, load_int(table, ROWS) - item * chunk),
             channels,
             load_int(table, PARTIAL) + item * channels * 16,
-            load_int(table, FLOOR),
             load_int(table, X) + item * chunk * channels * 4,
         )
         item = next_item(table)
@@ -400,15 +330,21 @@ def moments(x: Floats, out: Doubles | None = None) -> Doubles:
     table = _table(x)
     channels, chunks = x.shape[-1], int(table[CHUNKS])
     out = np.empty((2, channels)) if out is None else out
-    partial = np.zeros((max(chunks, 1), 2, channels))
-    table[PARTIAL] = address(partial)
+    partial = np.empty((chunks, 2, channels))
+    table[PARTIAL], table[SUMS] = address(partial), sum_rows.address
     run(moments_chunks, table, chunks, thread_count())
     moments_of_sums(partial, int(table[ROWS]), out)
     return out
 
 
 def moments_of_sums(partial: Doubles, rows: int, out: Doubles) -> None:
-    """Write means and biased variances (2, C) from sums over parts of `rows` rows (parts, 2, C)."""
+    """Write means and biased variances (2, C) from sums over parts of `rows` rows (parts, 2, C).
+
+    Of no rows they are NaN. The first part's sums are overwritten.
+    """
+    if not len(partial):
+        out[...] = np.nan
+        return
     table = np.zeros(SLOTS, dtype=np.int64)
     table[ROWS], table[CHANNELS], table[CHUNKS] = rows, partial.shape[2], len(partial)
     table[PARTIAL] = address(partial)

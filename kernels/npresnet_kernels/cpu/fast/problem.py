@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from . import direct, direct_images, half, packing, winograd
 from .algorithm import CUT_BYTES, L2_BYTES, mostly_padding, tiles_together, weight_layout
+from .finish import finish, finish_summed
 from .memory import ALIGNMENT, align, aligned_empty
 from .microkernel import WANTED_BYTES, chunk_length, gemm_blocked
 from .parallel import Integers, hold, run, thread_count
+from .sums import sum_rows
 from .transforms import Form
 from .vector import LANES, TILE_COLUMNS, TILE_ROWS, VECTOR_BYTES
 
@@ -81,25 +83,17 @@ class WeightView:
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Where sums of a finished output go, and how they are made.
-
-    `partial` is (bands, 2, K) of float64, the sum and the sum of squares over each band of rows;
-    `kernel` the address of what sums up rows (see `norm.sum_rows`).
-    """
-
-    partial: npt.NDArray[np.float64]
-    kernel: int
-
-
-@dataclass(frozen=True)
 class Epilogue:
-    """What is done to a finished output: + bias, + residual, ReLU; sums, by Winograd alone."""
+    """What is done to a finished output: + bias, + residual, ReLU; sums, if asked.
+
+    `sums` (bands, 2, K) of float64 receives each channel's sum and sum of squares over parts of
+    the output, `bands(images)` of the problem.
+    """
 
     bias: Floats | None = None
     residual: Floats | None = None
     relu: bool = False
-    sums: Sums | None = None
+    sums: npt.NDArray[np.float64] | None = None
 
 
 NO_EPILOGUE = Epilogue()
@@ -254,6 +248,10 @@ class WinogradProblem:
         by_group = threads * self._shared_bytes + self._v_bytes(self.shared_block)
         return (max(by_block, by_group) + ALIGNMENT) // 4
 
+    def bands(self, images: int) -> int:
+        """Return how many parts of the output are summed up by themselves: rows of tiles."""
+        return images * self.tile_height
+
     def pack(self, weight: Floats, out: Floats) -> None:
         """Transform weights into `out`, which starts at a cache line."""
         table = _packing_table(weight, self.view, out, self.channels, self.out_channels)
@@ -293,11 +291,11 @@ class WinogradProblem:
                 table[winograd.HIGH] = self.form.half_products[1].address
         remaining = np.empty(0, np.int64)
         if epilogue.sums is not None:
-            bands = len(epilogue.sums.partial)
+            bands = self.bands(x.shape[0])
             remaining = np.full(bands, self.tile_width * self.columns, np.int64)
             table[winograd.REMAINING] = address(remaining)
-            table[winograd.PARTIAL] = address(epilogue.sums.partial)
-            table[winograd.SUMS] = epilogue.sums.kernel
+            table[winograd.PARTIAL] = address(epilogue.sums)
+            table[winograd.SUMS] = sum_rows.address
 
         block = even_block(tiles, self.block, threads)
         blocks = ceil_div(tiles, block)
@@ -385,6 +383,7 @@ class DirectProblem:
             and mostly_padding(size, grid.grid, grid.taps, first, grid.step)
         )
 
+        self.rows = 1  # of the output, in a block of an image problem
         self.images = (
             channels == direct_images.CHANNELS
             and grid.step in direct_images.PIXELS
@@ -393,8 +392,9 @@ class DirectProblem:
         if self.images:
             segments = ceil_div(grid.grid[1], direct_images.SEGMENT)
             self.block = ceil_div(grid.grid[1], max(segments, 1))
+            self.rows = max(direct_images.SEGMENT // max(grid.grid[1], 1), 1)
 
-        table = np.zeros(direct.GEMM + 1, dtype=np.int64)
+        table = np.zeros(direct.SLOTS, dtype=np.int64)
         table[direct.HEIGHT], table[direct.WIDTH] = size
         table[direct.CHANNELS] = channels
         table[direct.TOP] = grid.top
@@ -409,6 +409,7 @@ class DirectProblem:
         table[direct.GRID_HEIGHT], table[direct.GRID_WIDTH] = grid.grid
         table[direct.BLOCK] = self.block
         table[direct.BY_PIXEL] = self.by_pixel
+        table[direct.ROWS] = self.rows
         self._table = table
 
     @property
@@ -421,7 +422,7 @@ class DirectProblem:
         if self.images:
             taps = self.grid.taps
             row = direct_images.row_vectors(self.block, self.grid.step, taps[1])
-            products = self.block * self.columns * 2
+            products = self.rows * self.block * self.columns * 2
             return _aligned_bytes((taps[0] * row + products) * VECTOR_BYTES)
         left = (self.depth + LANES) // LANES * self.block
         flat = self.block * direct.flat_bytes(*self.grid.taps, self.channels)
@@ -431,6 +432,15 @@ class DirectProblem:
     def scratch_floats(self, threads: int) -> int:
         """Return the scratch that `run` needs on so many threads."""
         return (threads * self._thread_bytes() + ALIGNMENT) // 4
+
+    def bands(self, images: int) -> int:
+        """Return how many blocks of pixels there are: each makes sums of its own."""
+        height, width = self.grid.grid
+        if self.images:
+            return ceil_div(images * height, self.rows) * ceil_div(width, self.block)
+        if self.by_pixel:
+            return height * width * ceil_div(images, self.block)
+        return ceil_div(images * height * width, self.block)
 
     def pack(self, weight: Floats, out: Floats) -> None:
         """Lay out weights in `out`."""
@@ -445,7 +455,7 @@ class DirectProblem:
         """Compute the grid of outputs in y (N, P, Q, K) from x (N, H, W, C)."""
         threads = thread_count()
         images = x.shape[0]
-        height, width = self.grid.grid
+        blocks = self.bands(images)
         table = self._table.copy()
         table[direct.X] = address(x)
         table[direct.WEIGHT] = address(packed)
@@ -454,16 +464,15 @@ class DirectProblem:
         bias = _fill_epilogue(table, slots, epilogue, self.zeros, self.out_channels)
         table[direct.SCRATCH] = align(address(scratch))
         table[direct.THREAD_SCRATCH] = self._thread_bytes()
+        table[direct.IMAGES] = images
+        table[direct.FINISH] = finish.address
+        if epilogue.sums is not None:
+            table[direct.FINISH] = finish_summed.address
+            table[direct.PARTIAL] = address(epilogue.sums)
         if self.images:
             table[direct.GEMM] = direct_images.PIXELS[self.grid.step].address
-            segments = ceil_div(width, self.block)
-            run(direct_images.image_rows, table, images * height * segments, threads)
+            run(direct_images.image_rows, table, blocks, threads)
             return
-        if self.by_pixel:
-            blocks = height * width * ceil_div(images, self.block)
-        else:
-            blocks = ceil_div(images * height * width, self.block)
-        table[direct.IMAGES] = images
         table[direct.GEMM] = gemm_blocked.address
         # few blocks: several threads gather the same one, each for a part of the columns
         parts = max(1, min(self.columns, ceil_div(ITEMS_PER_THREAD * threads, max(blocks, 1))))
@@ -484,7 +493,6 @@ __all__ = [
     "Floats",
     "Grid",
     "Problem",
-    "Sums",
     "WeightView",
     "WinogradProblem",
     "address",

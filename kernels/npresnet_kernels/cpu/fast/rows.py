@@ -15,6 +15,10 @@ AHEAD = 2048
 """Bytes to fetch ahead of a pass: a third faster than hardware prefetchers by themselves."""
 
 
+WIDTH = 4
+"""Vectors of a row at a time, where it pays: whole cache lines side by side."""
+
+
 class Lane:
     """Loads and stores for one vector of a row, masked at the row's end."""
 
@@ -86,6 +90,24 @@ def emit_vectors(
     rest = builder.srem(count, I64(LANES))
     with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
         body(Lane(e, e.lanes_below(rest)), here)
+
+
+def emit_groups(
+    e: Emitter,
+    count: ir.Value,
+    pointers: Sequence[ir.Value],
+    body: Callable[[list[Lane], list[ir.Value]], None],
+    steps: Sequence[int],
+) -> None:
+    """Emit `body(lanes, pointers)` for each `WIDTH` vectors side by side, then one by one.
+
+    As `emit_vectors`; `lanes` has an entry for each vector.
+    """
+    turn = e.loop(e.builder.sdiv(count, I64(WIDTH * LANES)), list(pointers))
+    body([Lane(e, None)] * WIDTH, turn.values)
+    moved = [e.shift(p, WIDTH * step) for p, step in zip(turn.values, steps, strict=True)]
+    rest = e.builder.srem(count, I64(WIDTH * LANES))
+    emit_vectors(e, rest, turn.close(moved), lambda lane, here: body([lane], here), steps)
 
 
 def row_kernel(name: str, per_row: int, per_channel: int, body: Body, numbers: int = 0) -> Any:

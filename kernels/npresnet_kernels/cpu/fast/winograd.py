@@ -19,15 +19,13 @@ chunk of the depth of its group into its own L2, just before it multiplies by it
 few tiles only, weights transformed in one direction are read instead; see `half`.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from .half import TAPS, multiply_half
 from .memory import copy_in, copy_out, zero_vectors
 from .microkernel import chunk_length, multiply_block
 from .parallel import FIRST, helper, kernel, next_item
+from .sums import call_sums
 from .transforms import call_input, call_output, call_weight
-from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, indirect_call, load_int
+from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, load_int
 
 (
     X,
@@ -359,9 +357,6 @@ def multiply_halves(
         )
 
 
-call_sums: Callable[..., Any] = indirect_call("call_sums", 5)
-
-
 @helper
 def sum_finished(table: int, first: int, tiles: int, columns: int) -> None:
     """Sum up the bands of output rows that these tiles' `columns` column tiles have completed.
@@ -386,7 +381,6 @@ def sum_finished(table: int, first: int, tiles: int, columns: int) -> None:
                     min(load_int(table, OUTPUTS), load_int(table, OUT_HEIGHT) - top) * out_width,
                     channels,
                     load_int(table, PARTIAL) + band * channels * 16,
-                    load_int(table, FLOOR),
                     load_int(table, Y) + row * out_width * channels * 4,
                 )
 
