@@ -370,7 +370,7 @@ def _has_wgmma(conv: networks.Conv, direction: str, precision: str) -> bool:
     hopper = _cupy().cuda.Device().compute_capability == "90"
     forward = bool(hopper and precision in ("fp16", "bf16") and conv.channels_in % 64 == 0)
     whole = direction == "grad_input" and conv.channels_out % 64 == 0
-    return forward and (direction == "forward" or whole)
+    return forward and (direction in ("forward", "grad_weight") or whole)
 
 
 def _convolution(

@@ -38,3 +38,4 @@ def test_a_layer_by_wgmma(name, precision, rng):
     against.assert_forward(layer, precision, rng, scale=True, bias=True, relu=True)
     against.assert_grad_input(layer, precision, rng)
     against.assert_grad_input(layer, precision, rng, accumulate=True)
+    against.assert_grad_weight(layer, precision, rng)

@@ -110,36 +110,42 @@ inline void do_copy(const Map& m, Barrier* barrier, F fill) {
 
 typedef unsigned long long Matrix;
 
-// Where byte k of a row of a matrix is, by the fields of its descriptor.
+// Where number k of a row of a matrix is, by the fields of its descriptor. Turned ("MN-major"), 64 numbers
+// of one k are a row in memory: the leading offset leads to the next 64, the stride to the next 8 of k.
+template <bool TURNED>
 inline const char* in_matrix(Matrix matrix, int row, int k) {
-    const size_t start = (matrix & 0x3fff) << 4, stride = (matrix >> 32 & 0x3fff) << 4;
-    const size_t at = swizzled(start + row / 8 * stride + row % 8 * 128 + k);
+    const size_t start = (matrix & 0x3fff) << 4, leading = (matrix >> 16 & 0x3fff) << 4;
+    const size_t stride = (matrix >> 32 & 0x3fff) << 4;
+    const size_t place = TURNED ? row / 64 * leading + k / 8 * stride + k % 8 * 128 + row % 64 * 2
+                                : row / 8 * stride + row % 8 * 128 + k * 2;
+    const size_t at = swizzled(start + place);
     if (at + 2 > dynamic_size) refuse("a matrix that leaves dynamic shared memory");
     return dynamic_shared + at;
 }
 
+template <bool TURNED>
 inline void check_matrix(Matrix matrix) {
     const size_t start = (matrix & 0x3fff) << 4;
     if (matrix >> 62 != 1) refuse("a matrix that isn't swizzled by 128 bytes");
     if (matrix >> 49 & 7) refuse("a matrix with a base offset, where its rows begin on a multiple of 1024");
     if (matrix & 0x3ff1c000c000c000) refuse("a matrix with bits where its descriptor has none");
-    if (start % 1024 + 32 > 128) refuse("a swizzled matrix that doesn't begin on a multiple of 1024");
+    if (start % 1024 + (TURNED ? 128 : 32) > 128) refuse("a swizzled matrix that doesn't begin on a multiple of 1024");
 }
 
-template <int N, class T>
+template <int N, bool TURNED, class T>
 void add_product(float* sums, Matrix a, Matrix b) {
     const int t = thread() % 128, g = t % 32 / 4;
     float left[2][16], right[16];
     T bits;
     for (int i = 0; i < 2; ++i)
         for (int k = 0; k < 16; ++k) {
-            memcpy(&bits, in_matrix(a, t / 32 * 16 + g + 8 * i, 2 * k), 2);
+            memcpy(&bits, in_matrix<TURNED>(a, t / 32 * 16 + g + 8 * i, k), 2);
             left[i][k] = to_float(bits);
         }
     for (int j = 0; j < N / 8; ++j)
         for (int e = 0; e < 2; ++e) {
             for (int k = 0; k < 16; ++k) {
-                memcpy(&bits, in_matrix(b, 8 * j + t % 4 * 2 + e, 2 * k), 2);
+                memcpy(&bits, in_matrix<TURNED>(b, 8 * j + t % 4 * 2 + e, k), 2);
                 right[k] = to_float(bits);
             }
             for (int i = 0; i < 2; ++i)
@@ -254,6 +260,10 @@ inline void copy_box(void* to, const TensorMap* map, Barrier* barrier, int colum
 inline unsigned long long matrix_at(const void* p) {
     return 1ULL << 62 | 1024ULL / 16 << 32 | 1ULL << 16 | (shared_address(p) & 0x3ffff) / 16;
 }
+inline unsigned long long turned_at(const void* p, int next) {
+    return 1ULL << 62 | 1024ULL / 16 << 32 | (unsigned long long)next / 16 << 16 |
+           (shared_address(p) & 0x3ffff) / 16;
+}
 inline unsigned long long moved(unsigned long long matrix, int bytes) { return matrix + bytes / 16; }
 
 inline void products_begin() {
@@ -261,27 +271,38 @@ inline void products_begin() {
     shim::multipliers[shim::thread()].begun = true;
 }
 
-template <int HALF, class T>
-inline void multiply(float (&v)[HALF], unsigned long long a, unsigned long long b, T) {
+namespace shim {
+template <bool TURNED, int HALF, class T>
+inline void begin_product(float (&v)[HALF], Matrix a, Matrix b) {
     static_assert(sizeof(T) == 2 && (HALF == 32 || HALF == 64), "no such product in hopper.cuh");
     struct Pair {
-        shim::Matrix a, b;
+        Matrix a, b;
     };
-    const auto pairs = shim::all_lanes(0xffffffffu, __LINE__, Pair{a, b});
-    shim::Multiplier& mine = shim::multipliers[shim::thread()];
+    const auto pairs = all_lanes(0xffffffffu, __LINE__, Pair{a, b});
+    Multiplier& mine = multipliers[thread()];
     for (const Pair& pair : pairs.value)
-        if (pair.a != a || pair.b != b) shim::refuse("a product whose lanes have other matrices");
-    shim::check_matrix(a);
-    shim::check_matrix(b);
-    if (!mine.begun) shim::refuse("a product that doesn't follow products_begin");
-    if (mine.sums && mine.sums != v) shim::refuse("a product whose sums aren't those under way");
+        if (pair.a != a || pair.b != b) refuse("a product whose lanes have other matrices");
+    check_matrix<TURNED>(a);
+    check_matrix<TURNED>(b);
+    if (!mine.begun) refuse("a product that doesn't follow products_begin");
+    if (mine.sums && mine.sums != v) refuse("a product whose sums aren't those under way");
     if (!mine.sums) {
         mine.sums = v;
         mine.values.assign(v, v + HALF);
-        for (float& held : v) held = shim::HELD;
+        for (float& held : v) held = HELD;
     }
-    mine.products.push_back({a, b, mine.groups, shim::add_product<2 * HALF, T>});
-    if (!shim::lane()) shim::taken[shim::thread() / 32] = (shim::taken[shim::thread() / 32] + a) * 31 + b;
+    mine.products.push_back({a, b, mine.groups, add_product<2 * HALF, TURNED, T>});
+    if (!lane()) taken[thread() / 32] = (taken[thread() / 32] + a) * 31 + b;
+}
+}  // namespace shim
+
+template <int HALF, class T>
+inline void multiply(float (&v)[HALF], unsigned long long a, unsigned long long b, T) {
+    shim::begin_product<false, HALF, T>(v, a, b);
+}
+template <int HALF, class T>
+inline void multiply_turned(float (&v)[HALF], unsigned long long a, unsigned long long b, T) {
+    shim::begin_product<true, HALF, T>(v, a, b);
 }
 
 inline void products_end_group() {

@@ -115,6 +115,28 @@ extern "C" __global__ void product(const half16* a, const half16* b, float* out,
         out[row * 64 + s / 4 * 8 + threadIdx.x % 4 * 2 + s % 2] = sums[s];
     }
 }
+// out (64, 128) = a^T b over 64 of k: a (64, 64) and b (2, 64, 64) lie with each k in a row.
+extern "C" __global__ void turned(const half16* a, const half16* b, float* out, int next,
+                                  int shift) {
+    SWIZZLED_SHARED(memory);
+    for (int i = threadIdx.x; i < 3 * 64 * 64; i += 128) {
+        const int k = i / 64 % 64, at = i / 64 * 128 + (i % 64 / 8 ^ k % 8) * 16 + i % 8 * 2;
+        *reinterpret_cast<half16*>(memory + at) = i < 64 * 64 ? a[i] : b[i - 64 * 64];
+    }
+    __syncthreads();
+    const unsigned long long left = turned_at(memory + shift, 0);
+    const unsigned long long right = turned_at(memory + 8192, next);
+    float sums[64] = {};
+    products_begin();
+    for (int k = 0; k < 64 * 128; k += 16 * 128)
+        multiply_turned(sums, moved(left, k), moved(right, k), half16());
+    products_end_group();
+    products_wait<0>();
+    for (int s = 0; s < 64; ++s) {
+        const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + s / 2 % 2 * 8;
+        out[row * 128 + s / 4 * 8 + threadIdx.x % 4 * 2 + s % 2] = sums[s];
+    }
+}
 """
 EXAMPLE = [7, 0, 9, 10, 11, 0, 0, 0, 0, 0, 17, 18, 19, 0, 21, 22]
 
@@ -130,9 +152,9 @@ def device():
         yield
 
 
-def run(module, name, block, *arguments):
+def run(module, name, block, *arguments, shared=16384):
     values = [np.int32(a) if isinstance(a, int) else a for a in arguments]
-    module.get_function(name)((1,), (block,), values, shared_mem=16384)
+    module.get_function(name)((1,), (block,), values, shared_mem=shared)
 
 
 def unswizzled(rows):
@@ -265,6 +287,25 @@ def test_a_product(module, rng):
 def test_products_that_a_device_forbids(module, rng, fault, message):
     with pytest.raises(ShimError, match=message):
         multiplied(module, rng, fault)
+
+
+def test_a_product_of_turned_matrices(module, rng):
+    a, b = rng.standard_normal((64, 64)), rng.standard_normal((2, 64, 64))
+    a, b = a.astype(np.float16), b.astype(np.float16)
+    truth = a.T.astype(np.float64) @ np.concatenate(b, 1).astype(np.float64)
+
+    def made(following, shift):
+        out = fake_cupy.zeros((64, 128), np.float32)
+        arrays = fake_cupy.asarray(a), fake_cupy.asarray(b), out
+        run(module, "turned", 128, *arrays, following, shift, shared=24576)
+        return out.get()
+
+    np.testing.assert_allclose(made(8192, 0), truth, atol=1e-4)
+    wrong = made(1024, 0)  # the second half of the columns begins elsewhere
+    np.testing.assert_allclose(wrong[:, :64], truth[:, :64], atol=1e-4)
+    assert np.abs(wrong[:, 64:] - truth[:, 64:]).max() > 1
+    with pytest.raises(ShimError, match="doesn't begin on a multiple of 1024"):
+        made(8192, 32)
 
 
 def test_a_wrong_descriptor_multiplies_other_rows(module, rng):

@@ -27,7 +27,6 @@ from npresnet_kernels.gpu.products import (
     Gather,
     GatherProduct,
     Space,
-    WeightProduct,
     element_type,
 )
 from npresnet_kernels.gpu.tiles import TILES
@@ -200,7 +199,7 @@ class Convolution:
     groups : int, optional
         Of channels that are convolved apart.
     algorithm : {"auto", "wgmma"}
-        ``"wgmma"`` computes y, and the gradient of x where it can, as
+        ``"wgmma"`` computes y and the gradient of the weights, and that of x where it can, as
         :class:`~npresnet_kernels.gpu.hopper.HopperProduct` does.
 
     Attributes
@@ -253,7 +252,7 @@ class Convolution:
             hopper.require(kind.dtype, gather)
         self._forward = hopper.product(algorithm, kind, gather, target, slices=self._slices)
         padded = self._padded_outs // self._slices
-        self._weight = WeightProduct(kind, gather, padded, self._slices)
+        self._weight = hopper.weight_product(algorithm, kind, gather, padded, self._slices)
         rows, columns = self._sides(outs_first=True)
         places = [place for several, _ in taps for place in several]
         self._packing = _Packing(places, rows, columns, own // fold, self._slices)

@@ -3,9 +3,9 @@
 // of four warps (wgmma). Included behind device.cuh; for sm_90a alone.
 //
 // The words and layouts are those of NVIDIA's *PTX ISA*: "mbarrier", "cp.async.bulk.tensor", "Tensors",
-// "Asynchronous Warpgroup Level Matrix Instructions". Matrices lie as rows of 128 bytes of k, swizzled:
-// 16 bytes c of row r at c ^ r % 8, which both TMA and wgmma do by the address, so a matrix begins on
-// a multiple of 1024.
+// "Asynchronous Warpgroup Level Matrix Instructions". Matrices lie as rows of 128 bytes of k, or turned:
+// each row 64 numbers of one k. Rows are swizzled, 16 bytes c of row r at c ^ r % 8, which both TMA and
+// wgmma do by the address, so a matrix begins on a multiple of 1024.
 //
 // Sums of wgmma m64nNk16, thread t of 128 with g = t % 32 / 4: sum 4 j + 2 i + e stands in row
 // 16 (t / 32) + g + 8 i and column 8 j + 2 (t % 4) + e.
@@ -91,7 +91,14 @@ __device__ __forceinline__ unsigned long long matrix_at(const void* p) {
     return 1ULL << 62 | 1024ULL / 16 << 32 | 1ULL << 16 | (shared_address(p) & 0x3ffff) / 16;
 }
 
-// The same rows, `bytes` (of k) further right.
+// The descriptor of a turned matrix: 8 of k are 1024 bytes apart, the next 64 rows or columns of the
+// product `next` bytes ("MN-major": there the stride is along k, and the leading offset across).
+__device__ __forceinline__ unsigned long long turned_at(const void* p, int next) {
+    return 1ULL << 62 | 1024ULL / 16 << 32 | (unsigned long long)next / 16 << 16 |
+           (shared_address(p) & 0x3ffff) / 16;
+}
+
+// The same matrix, `bytes` further along k.
 __device__ __forceinline__ unsigned long long moved(unsigned long long matrix, int bytes) {
     return matrix + bytes / 16;
 }
@@ -126,16 +133,19 @@ __device__ __forceinline__ void products_wait() {
 #define SUMS_128(v) SUMS_64(v), SIXTEEN(v, 32), SIXTEEN(v, 48)
 
 // v += the product of 64 rows of a and N rows of b, over 16 numbers of k; the group of warps begins it
-// together. Until the wait for it `v` and both matrices are the product's.
-#define PRODUCT(N, TYPE, PTX, A, B)                                                                 \
-    __device__ __forceinline__ void multiply(float (&v)[N / 2], unsigned long long a,               \
-                                             unsigned long long b, TYPE) {                          \
+// together. Until the wait for it `v` and both matrices are the product's. TURNED: whether both are.
+#define PRODUCT(NAME, TURNED, N, TYPE, PTX, A, B)                                                   \
+    __device__ __forceinline__ void NAME(float (&v)[N / 2], unsigned long long a,                   \
+                                         unsigned long long b, TYPE) {                              \
         asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX "." PTX                  \
-                     " {" NAMES_##N "}, %" A ", %" B ", 1, 1, 1, 0, 0;"                             \
+                     " {" NAMES_##N "}, %" A ", %" B ", 1, 1, 1, " TURNED ", " TURNED ";"           \
                      : SUMS_##N(v)                                                                  \
                      : "l"(a), "l"(b));                                                             \
     }
-PRODUCT(64, half16, "f16", "32", "33")
-PRODUCT(64, bfloat16, "bf16", "32", "33")
-PRODUCT(128, half16, "f16", "64", "65")
-PRODUCT(128, bfloat16, "bf16", "64", "65")
+#define PRODUCTS(NAME, TURNED)                               \
+    PRODUCT(NAME, TURNED, 64, half16, "f16", "32", "33")     \
+    PRODUCT(NAME, TURNED, 64, bfloat16, "bf16", "32", "33")  \
+    PRODUCT(NAME, TURNED, 128, half16, "f16", "64", "65")    \
+    PRODUCT(NAME, TURNED, 128, bfloat16, "bf16", "64", "65")
+PRODUCTS(multiply, "0")
+PRODUCTS(multiply_turned, "1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,16 +11,27 @@ import numpy as np
 from npresnet_kernels.contract import Array, Pair
 from npresnet_kernels.gpu.device import array_module, launch, scalar_type
 from npresnet_kernels.gpu.errors import DeviceError
-from npresnet_kernels.gpu.products import ElementType, Gather, GatherProduct
+from npresnet_kernels.gpu.products import ElementType, Gather, GatherProduct, WeightProduct
 from npresnet_kernels.gpu.tensor_map import ROW_BYTES, box_map, pixel_map
 from npresnet_kernels.gpu.tiles import Tile
 
-__all__ = ["HopperProduct", "product", "require", "require_device", "why_not"]
+__all__ = [
+    "HopperProduct",
+    "HopperWeightProduct",
+    "product",
+    "require",
+    "require_device",
+    "weight_product",
+    "why_not",
+]
 
 NARROW, WIDE = Tile(128, 64), Tile(128, 128)
 
 STAGES = {NARROW: 4, WIDE: 3}
 """96 KiB either way: two blocks share a multiprocessor."""
+
+DEPTH = ROW_BYTES // 2
+"""Numbers of the sum in a stage."""
 
 THREADS = 256 + 32
 """Two groups of four warps that multiply, and a warp that copies."""
@@ -91,32 +104,71 @@ class HopperProduct(GatherProduct):
         """Write y; as its parent's, but for a DeviceError where the driver refuses a map."""
         gather, tile = self.gather, self._tile(len(x))
         rows, columns, own = gather.rows(len(x)), self._columns, gather.own
-        low: Pair = (min(h for h, _ in gather.deltas), min(w for _, w in gather.deltas))
+        low = _low(gather)
         width = len(gather.deltas) * own
-        stages = STAGES[tile]
         images = pixel_map(x, low, gather.size, gather.step, tile.rows)
         weights = box_map(weight, (self.target[2], width), tile.columns)
         sizes = (rows, columns, width * 2 // ROW_BYTES, own, *low, *gather.size)
         places = (*gather.step, *self.target[:2], *self.step, *self.first)
-        launch(
-            "hopper_product.cu",
+        _launch(
             "hopper_product",
             (*tile.grid(rows, columns), self.slices),
-            (
-                *(images, weights, y, self.table, scale, bias, residual, parts),
-                *map(np.int32, (relu, *sizes, *places)),
-            ),
-            block=(THREADS,),
-            shared=stages * ((tile.rows + tile.columns) * ROW_BYTES + 2 * 8),
-            defines={
-                "SCALAR": scalar_type(x),
-                "RESULT": scalar_type(y),
-                "STAGES": stages,
-                "TILE_M": tile.rows,
-                "TILE_N": tile.columns,
-            },
-            architecture="sm_90a",
+            (images, weights, y, self.table, scale, bias, residual, parts),
+            (relu, *sizes, *places),
+            tile,
+            {"SCALAR": scalar_type(x), "RESULT": scalar_type(y)},
         )
+
+
+class HopperWeightProduct(WeightProduct):
+    """The gradient of the weights, as its parent computes it; x as for :func:`why_not`."""
+
+    def _tile(self, batch: int) -> tuple[Tile, int, int]:
+        tile = NARROW if self.outs <= NARROW.columns else WIDE
+        stages = -(-self.gather.rows(batch) // DEPTH)
+        return tile, math.prod(tile.grid(self.width, self.outs)), stages
+
+    def _multiply(self, x: Array, grad_y: Array, parts: Array) -> None:
+        gather, rows = self.gather, self.gather.rows(len(x))
+        tile, share, count = self._shares(len(x))
+        low = _low(gather)
+        images = pixel_map(x, low, gather.size, gather.step, DEPTH)
+        grads = box_map(grad_y, (rows, grad_y.shape[3]), DEPTH)
+        sizes = (self.outs, self.width, gather.own, *low, *gather.size, *gather.step)
+        _launch(
+            "hopper_weight",
+            (*tile.grid(self.width, self.outs), self.slices * count),
+            (images, grads, parts, self.table),
+            (*sizes, -(-rows // DEPTH), share, count),
+            tile,
+            {"SCALAR": scalar_type(x)},
+        )
+
+
+def _low(gather: Gather) -> Pair:
+    """Where the box of an image's pixels begins."""
+    return min(h for h, _ in gather.deltas), min(w for _, w in gather.deltas)
+
+
+def _launch(
+    kernel: str,
+    grid: tuple[int, int, int],
+    arrays: Sequence[Any],
+    sizes: Sequence[int],
+    tile: Tile,
+    types: dict[str, str],
+) -> None:
+    stages = STAGES[tile]
+    launch(
+        f"{kernel}.cu",
+        kernel,
+        grid,
+        (*arrays, *map(np.int32, sizes)),
+        block=(THREADS,),
+        shared=stages * ((tile.rows + tile.columns) * ROW_BYTES + 2 * 8),
+        defines={**types, "STAGES": stages, "TILE_M": tile.rows, "TILE_N": tile.columns},
+        architecture="sm_90a",
+    )
 
 
 def product(
@@ -125,3 +177,11 @@ def product(
     """Return a product, by wgmma if that is the ``algorithm`` and takes it."""
     taken = algorithm == "wgmma" and why_not(kind.dtype, gather) is None
     return (HopperProduct if taken else GatherProduct)(kind, gather, target, **more)
+
+
+def weight_product(
+    algorithm: str, kind: ElementType, gather: Gather, outs: int, slices: int
+) -> WeightProduct:
+    """Return the gradient of the weights, likewise."""
+    taken = algorithm == "wgmma" and why_not(kind.dtype, gather) is None
+    return (HopperWeightProduct if taken else WeightProduct)(kind, gather, outs, slices)

@@ -7,6 +7,7 @@ on the batch is worked out once; a run allocates nothing and waits for nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -254,12 +255,16 @@ class WeightProduct:
         self.table = gather.table_on_device(kind.vector)
         self.width = len(gather.deltas) * gather.own
 
-    def _shares(self, batch: int) -> tuple[Tile, int, int]:
-        """The tile, the stages of a share, and how many shares there are."""
+    def _tile(self, batch: int) -> tuple[Tile, int, int]:
+        """The tile, how many of them there are, and the stages of the whole sum."""
         stages = -(-self.gather.rows(batch) // stage_depth(self.kind.dtype.itemsize))
         tile = choose_tile(self.outs, self.width, stages // 8 * self.slices)
-        down, across = tile.grid(self.outs, self.width)
-        share = share_of(down * across * self.slices, stages)
+        return tile, math.prod(tile.grid(self.outs, self.width)), stages
+
+    def _shares(self, batch: int) -> tuple[Tile, int, int]:
+        """The tile, the stages of a share, and how many shares there are."""
+        tile, tiles, stages = self._tile(batch)
+        share = share_of(tiles * self.slices, stages)
         return tile, share, -(-stages // share)
 
     def space(self, batch: int) -> Space:
@@ -273,24 +278,8 @@ class WeightProduct:
 
         ``places`` (int32) tells for each piece of the width which tap of the kernel it is.
         """
-        batch = len(x)
-        tile, share, count = self._shares(batch)
-        down, across = tile.grid(self.outs, self.width)
-        vectors = self.width // self.kind.vector
-        outs = self.outs, self.slices * self.outs
-        sizes = (self.gather.rows(batch), *outs, vectors, *self.gather.image, self.gather.own)
-        launch(
-            "weight_product.cu",
-            "weight_product",
-            (across, down, self.slices * count),
-            (
-                *(x, grad_y, parts, self.table),
-                *_integers(*sizes, *self.gather.size, *self.gather.step, share, count),
-            ),
-            block=(tile.threads,),
-            shared=tile.shared(2),
-            defines=self.kind.defines(tile, x),
-        )
+        self._multiply(x, grad_y, parts)
+        count = self._shares(len(x))[2]
         rows, channels, *kernel = grad.shape
         own = self.width // len(places)
         of_slice, group = rows // self.slices, rows // groups
@@ -304,4 +293,24 @@ class WeightProduct:
                 *_integers(*sums, kernel[0] * kernel[1]),
             ),
             defines={"SCALAR": "float", "RESULT": scalar_type(grad)},
+        )
+
+    def _multiply(self, x: Array, grad_y: Array, parts: Array) -> None:
+        """Write the shares of the sum."""
+        tile, share, count = self._shares(len(x))
+        down, across = tile.grid(self.outs, self.width)
+        vectors = self.width // self.kind.vector
+        outs = self.outs, self.slices * self.outs
+        sizes = (self.gather.rows(len(x)), *outs, vectors, *self.gather.image, self.gather.own)
+        launch(
+            "weight_product.cu",
+            "weight_product",
+            (across, down, self.slices * count),
+            (
+                *(x, grad_y, parts, self.table),
+                *_integers(*sizes, *self.gather.size, *self.gather.step, share, count),
+            ),
+            block=(tile.threads,),
+            shared=tile.shared(2),
+            defines=self.kind.defines(tile, x),
         )

@@ -58,6 +58,9 @@ def test_a_layer_and_its_gradient(name, precision, rng):
     assert fake_cupy.launched[1] == "hopper_product"
     against.assert_grad_input(layer, precision, rng)
     against.assert_grad_input(layer, precision, rng, accumulate=True)
+    fake_cupy.launched.clear()
+    against.assert_grad_weight(layer, precision, rng)
+    assert "hopper_weight" in fake_cupy.launched
 
 
 @each_precision
@@ -81,6 +84,13 @@ def test_the_tile_is_wide_where_it_fills_a_device():
     assert product._tile(4) == hopper.WIDE
     narrow = forced((1, 56, 56, 64), 64, (3, 3), padding=(1, 1)).made("fp16")._forward
     assert narrow._tile(256) == hopper.NARROW
+
+
+@each_precision
+def test_the_sum_over_pixels_in_shares(precision, rng):
+    layer = forced((2, 28, 27, 64), 136, (1, 1))  # 1,512 pixels: 8 stages of 64 a share
+    assert layer.made(precision)._weight._shares(2) == (hopper.WIDE, 8, 3)
+    against.assert_grad_weight(layer, precision, rng)
 
 
 def test_gradients_of_odd_channels_are_left_to_the_other_products():

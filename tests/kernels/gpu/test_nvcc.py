@@ -115,7 +115,7 @@ for scalar in ("half16", "bfloat16"):
         sizes = {"TILE_M": tile.rows, "TILE_N": tile.columns, "STAGES": stages}
         macros = {"SCALAR": scalar, "RESULT": scalar, **sizes}
         VARIANTS[f"hopper {scalar}, {tile.rows} x {tile.columns}"] = Variant(
-            ("hopper_product.cu",), macros, Budget(112, shared=0), ("90a",)
+            ("hopper_product.cu", "hopper_weight.cu"), macros, Budget(112, shared=0), ("90a",)
         )
 
 
