@@ -208,5 +208,5 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     stem = {(r["precision"], r["pass"]) for r in rates if "pool" in r["pass"]}
     assert stem == {(p, w) for p in ("tf32", "fp16", "bf16") for w in ("forward, pool", "pooled")}
     assert {(r["precision"], r["pass"]) for r in rates if r["algorithm"] == "wgmma"} == {
-        (p, direction) for p in ("fp16", "bf16") for direction in ("forward", "grad_input")
+        (p, w) for p in ("fp16", "bf16") for w in ("forward", "grad_input", "grad_weight")
     }
