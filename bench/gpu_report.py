@@ -11,7 +11,12 @@ import report
 
 Record = dict[str, Any]
 
-PEERS = {"npresnet": "#c0392b", "torch": "#e67e22", "torch.compile": "#2980b9"}
+PEERS = {
+    "npresnet": "#c0392b",
+    "npresnet wgmma": "#8e44ad",
+    "torch": "#e67e22",
+    "torch.compile": "#2980b9",
+}
 
 
 def text(outcomes: Sequence[Any]) -> str:
@@ -224,9 +229,9 @@ def draw(figure: Any, outcomes: Sequence[Any]) -> None:
         cases = list(dict.fromkeys(map(_key, rows)))
         for i, (peer, colour) in enumerate(PEERS.items()):
             mine = {_key(r): r["batch"] / r["ms"] * 1e3 for r in rows if r["peer"] == peer}
-            places = [place + 0.27 * (i - 1) for place, case in enumerate(cases) if case in mine]
+            places = [place + 0.2 * (i - 1.5) for place, case in enumerate(cases) if case in mine]
             heights = [mine[case] for case in cases if case in mine]
-            axis.bar(places, heights, 0.25, color=colour, label=peer)
+            axis.bar(places, heights, 0.19, color=colour, label=peer)
         axis.set_xticks(range(len(cases)), [f"{p}\n{batch}" for p, batch in cases], fontsize=7)
         axis.set_title(f"{what}, images/s")
         if cases:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ INFERENCE = [(256, "fp16"), (1, "fp16"), (256, "fp32")]
 INFERENCE += [(b, p) for p in PRECISIONS for b in (256, 1, 32) if (b, p) not in INFERENCE]
 TRAINING = [(256, "bf16"), (64, "fp32")]
 TRAINING += [(b, p) for p in PRECISIONS for b in (64, 256) if (b, p) not in TRAINING]
+WGMMA = {"inference": [(256, "fp16"), (1, "fp16"), (256, "bf16")], "training": [(256, "bf16")]}
+"""Cases measured by wgmma as well, where the device has it: what "auto" may choose one day."""
 LAYER_BATCH = 32
 CHECKED = 4
 """Images whose logits are compared with float64."""
@@ -294,25 +296,39 @@ def _used(xp: Any) -> int:
     return int(total - free)
 
 
+def _our_cases(
+    what: str, cases: Sequence[tuple[int, str]]
+) -> Iterator[tuple[dict[str, Any], int, str, str]]:
+    """Yield what is known of each case, its batch, precision and algorithm."""
+    hopper = _cupy().cuda.Device().compute_capability == "90"
+    by_wgmma = [(*case, "wgmma") for case in WGMMA[what]] if hopper else []
+    for batch, precision, algorithm in (*((*case, "auto") for case in cases), *by_wgmma):
+        peer = "npresnet" if algorithm == "auto" else f"npresnet {algorithm}"
+        known = {"what": what, "peer": peer, "batch": batch, "precision": precision}
+        yield known, batch, precision, algorithm
+
+
 def our_inference(notes: Notes) -> None:
     """Forward passes by the plan, or eagerly where there is none."""
     import npresnet as nr
 
     xp = _cupy()
     once = cupy_timer(xp)
-    for batch, precision in INFERENCE:
+    for known, *case in _our_cases("inference", INFERENCE):
 
-        def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+        def run(case: Any = case) -> dict[str, Any]:
+            batch, precision, algorithm = case
             xp.get_default_memory_pool().free_all_blocks()
             shape = (batch, 3, notes.size, notes.size)
-            plan = nr.compile(_ours(notes).eval(), shape, fallback="eager", precision=precision)
+            options = {"fallback": "eager", "precision": precision, "algorithm": algorithm}
+            plan = nr.compile(_ours(notes).eval(), shape, **options)
             x = xp.asarray(images(batch, notes.size))
             logits = xp.asnumpy(plan(x))
             found = measure(once, lambda: plan(x), 2.0)
             wrong = error_of(logits, notes) if batch >= CHECKED else None
             return {**found, "how": _how(plan), "memory": _used(xp), "error_rms": wrong}
 
-        notes.attempt(run, what="inference", peer="npresnet", batch=batch, precision=precision)
+        notes.attempt(run, **known)
 
 
 def our_training(notes: Notes) -> None:
@@ -321,24 +337,25 @@ def our_training(notes: Notes) -> None:
 
     xp = _cupy()
     once = cupy_timer(xp)
-    for batch, precision in TRAINING:
+    for known, *case in _our_cases("training", TRAINING):
 
-        def run(batch: int = batch, precision: str = precision) -> dict[str, Any]:
+        def run(case: Any = case) -> dict[str, Any]:
+            batch, precision, algorithm = case
             xp.get_default_memory_pool().free_all_blocks()
             model = _ours(notes).train()
             optimizer = nr.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
             shape = (batch, 3, notes.size, notes.size)
             loss = nr.functional.cross_entropy
-            step = nr.compile_step(
-                model, loss, optimizer, shape, fallback="eager", precision=precision
-            )
+            options = {"fallback": "eager", "precision": precision, "algorithm": algorithm}
+            step = nr.compile_step(model, loss, optimizer, shape, **options)
             x, y = xp.asarray(images(batch, notes.size)), labels(batch)
             first = step(x, y)
             found = measure(once, lambda: step(x, y), 2.0)
-            known = {"first_loss": first, "last_loss": step(x, y), "scale": step.scaler.get_scale()}
-            return {**found, "how": _how(step), "memory": _used(xp), **known}
+            losses = {"first_loss": first, "last_loss": step(x, y)}
+            used = {"how": _how(step), "memory": _used(xp), "scale": step.scaler.get_scale()}
+            return {**found, **losses, **used}
 
-        notes.attempt(run, what="training", peer="npresnet", batch=batch, precision=precision)
+        notes.attempt(run, **known)
 
 
 def layers(notes: Notes) -> None:

@@ -57,7 +57,7 @@ def test_no_section_loses_another(tmp_path, capsys):
     text = (tmp_path / "gpu_check.txt").read_text()
     assert text in capsys.readouterr().out
     line = next(line for line in text.splitlines() if line.startswith("fp16 batch 8"))
-    known = "fp16 batch 8 plan 2.000 3.000 1.000 4000 1.50x 0.50x 1000 - 1.0e-03 -"
+    known = "fp16 batch 8 plan 2.000 - 3.000 1.000 4000 1.50x 0.50x 1000 - 1.0e-03 -"
     assert line.split() == known.split()
     assert "fp16 forward 3x3 wgmma  1.00     25.0        25%" in text
     assert "fp16 forward 1x1: no memory" in text
@@ -183,6 +183,7 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_work, "LAYER_BATCH", 1)
     monkeypatch.setattr(gpu_work, "INFERENCE", [(4, "fp32"), (1, "tf32"), (2, "bf16")])
     monkeypatch.setattr(gpu_work, "TRAINING", [(4, "fp32"), (4, "fp16"), (2, "bf16")])
+    monkeypatch.setattr(gpu_work, "WGMMA", {"inference": [(1, "bf16")], "training": [(2, "fp16")]})
     monkeypatch.setattr(gpu_work, "measure", lambda once, call, _: {"ms": once(call), "calls": 1})
     convolutions = networks.Conv("c", 3, 8, 3, 2, 1, 9), networks.Conv("d", 64, 64, 1, 1, 0, 2)
     monkeypatch.setattr(networks, "convolutions", lambda *_: iter(convolutions))
@@ -202,7 +203,9 @@ def test_the_work_on_the_host(tmp_path, monkeypatch):
     assert [r["check"] for r in records if r.get("passed")] == list(gpu_contact.CHECKS)
     steps = [r for r in records if r["what"] == "training"]
     assert all(r["first_loss"] > 0 and r["last_loss"] > 0 for r in steps)
-    assert [r["scale"] > 1 for r in steps] == [False, True, False]
+    assert [r["scale"] > 1 for r in steps] == [False, True, False, True]
+    by_wgmma = {(r["what"], r["batch"]) for r in records if r.get("peer") == "npresnet wgmma"}
+    assert by_wgmma == {("inference", 1), ("training", 2)}
     rates = [r for r in records if r["what"] == "layer"]
     assert sum(r["algorithm"] == "auto" for r in rates) == 2 * 4 * 3 + 2 * 3
     stem = {(r["precision"], r["pass"]) for r in rates if "pool" in r["pass"]}

@@ -622,6 +622,19 @@ def test_wgmma_where_it_can_be(device):
     assert fake_cupy.launched.count("gather_product") == 1
     assert relative_error(result, wanted) < 5e-3
 
+    grads = []
+    for algorithm in ("auto", "wgmma"):
+        learner = build(Channels).to("gpu")
+        optimizer = sgd(learner, lr=1, momentum=0, weight_decay=0)
+        rule = {"precision": "bf16", "algorithm": algorithm}
+        step = nr.compile_step(learner, lambda z, y: (z * y).mean(), optimizer, SHAPE, **rule)
+        before = to_numpy(learner.body.weight.data).copy()
+        fake_cupy.launched.clear()
+        step(there(x), nr.tensor(np.random.default_rng(4).standard_normal((3, 64), np.float32)))
+        assert fake_cupy.launched.count("hopper_weight") == (algorithm == "wgmma")
+        grads.append(before - to_numpy(learner.body.weight.data))
+    assert relative_error(grads[1], grads[0]) < 1e-3
+
 
 def test_wgmma_where_it_can_not_be(device, monkeypatch):
     model = build(Channels)
