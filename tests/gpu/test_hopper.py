@@ -6,6 +6,7 @@ import pytest
 
 from npresnet_kernels.gpu.device import array_module
 from tests.gpu.conftest import SHIM
+from tests.kernels.gpu import hopper_parts as parts
 from tests.kernels.gpu import products_against_truth as against
 from tests.kernels.gpu.products_against_truth import Layer
 
@@ -27,6 +28,18 @@ def hopper():
     capability = int(array_module().cuda.Device().compute_capability)
     if capability != 90:
         pytest.skip(f"wgmma needs a GPU of compute capability 9.0, this has {capability / 10:.1f}")
+
+
+def test_copies(rng):
+    parts.check_a_column()
+    for step in ((1, 1), (2, 2), (2, 1)):
+        parts.check_offsets(step, rng)
+    parts.check_a_box(rng)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_products(turned, rng):
+    parts.check_a_product(turned, rng)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

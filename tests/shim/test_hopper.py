@@ -7,6 +7,7 @@ import pytest
 
 from npresnet_kernels.gpu.errors import DeviceError
 from npresnet_kernels.gpu.tensor_map import box_map, pixel_map
+from tests.kernels.gpu import hopper_parts as parts
 from tests.shim import build, fake_cupy
 from tests.shim.build import ShimError
 
@@ -16,35 +17,6 @@ KERNELS = """// begin device.cuh
 // end device.cuh
 // begin hopper.cuh
 // end hopper.cuh
-extern "C" __global__ void pixels(const __grid_constant__ TensorMap map, uint4* out, int rows,
-                                  int c, int w, int h, int n, int dw, int dh, int expected,
-                                  int shift) {
-    SWIZZLED_SHARED(memory);
-    Barrier* barrier = reinterpret_cast<Barrier*>(memory + 4096);
-    if (threadIdx.x == 32) {
-        barrier_init(barrier, 1);
-        barriers_ready();
-        barrier_expect(barrier, expected);
-        copy_pixels(memory + shift, &map, barrier, c, w, h, n, dw, dh);
-    }
-    __syncthreads();
-    barrier_wait(barrier, 0);
-    for (int i = threadIdx.x; i < rows * 8; i += 64) out[i] = reinterpret_cast<uint4*>(memory)[i];
-}
-extern "C" __global__ void box(const __grid_constant__ TensorMap map, uint4* out, int rows,
-                               int column, int row) {
-    SWIZZLED_SHARED(memory);
-    Barrier* barrier = reinterpret_cast<Barrier*>(memory + 4096);
-    if (threadIdx.x == 0) {
-        barrier_init(barrier, 1);
-        barriers_ready();
-        barrier_expect(barrier, rows * 128);
-        copy_box(memory, &map, barrier, column, row);
-    }
-    __syncthreads();
-    barrier_wait(barrier, 0);
-    for (int i = threadIdx.x; i < rows * 8; i += 64) out[i] = reinterpret_cast<uint4*>(memory)[i];
-}
 // A ring of two places: thread 0 fills each with the numbers from 1, the others add them up.
 extern "C" __global__ void ring(int* out, int count, int arrivals) {
     SWIZZLED_SHARED(memory);
@@ -115,30 +87,7 @@ extern "C" __global__ void product(const half16* a, const half16* b, float* out,
         out[row * 64 + s / 4 * 8 + threadIdx.x % 4 * 2 + s % 2] = sums[s];
     }
 }
-// out (64, 128) = a^T b over 64 of k: a (64, 64) and b (2, 64, 64) lie with each k in a row.
-extern "C" __global__ void turned(const half16* a, const half16* b, float* out, int next,
-                                  int shift) {
-    SWIZZLED_SHARED(memory);
-    for (int i = threadIdx.x; i < 3 * 64 * 64; i += 128) {
-        const int k = i / 64 % 64, at = i / 64 * 128 + (i % 64 / 8 ^ k % 8) * 16 + i % 8 * 2;
-        *reinterpret_cast<half16*>(memory + at) = i < 64 * 64 ? a[i] : b[i - 64 * 64];
-    }
-    __syncthreads();
-    const unsigned long long left = turned_at(memory + shift, 0);
-    const unsigned long long right = turned_at(memory + 8192, next);
-    float sums[64] = {};
-    products_begin();
-    for (int k = 0; k < 64 * 128; k += 16 * 128)
-        multiply_turned(sums, moved(left, k), moved(right, k), half16());
-    products_end_group();
-    products_wait<0>();
-    for (int s = 0; s < 64; ++s) {
-        const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + s / 2 % 2 * 8;
-        out[row * 128 + s / 4 * 8 + threadIdx.x % 4 * 2 + s % 2] = sums[s];
-    }
-}
 """
-EXAMPLE = [7, 0, 9, 10, 11, 0, 0, 0, 0, 0, 17, 18, 19, 0, 21, 22]
 
 
 @pytest.fixture(scope="module")
@@ -152,51 +101,18 @@ def device():
         yield
 
 
-def run(module, name, block, *arguments, shared=16384):
+def run(module, name, block, *arguments):
     values = [np.int32(a) if isinstance(a, int) else a for a in arguments]
-    module.get_function(name)((1,), (block,), values, shared_mem=shared)
+    module.get_function(name)((1,), (block,), values, shared_mem=16384)
 
 
-def unswizzled(rows):
-    """Rows of 64 numbers as a swizzled copy left them, in order."""
-    places = np.arange(8) ^ np.arange(len(rows))[:, None] % 8
-    pieces = rows.reshape(len(rows), 8, 8)
-    return np.take_along_axis(pieces, places[:, :, None], 1).reshape(rows.shape)
-
-
-def copied(module, x, box, start, offsets, pixels=16, shift=0, expected=None):
-    images = fake_cupy.asarray(x)  # a map doesn't keep it alive
-    made = pixel_map(images, *box, pixels)
-    out = fake_cupy.zeros((pixels, 64), np.float16)
-    bytes_ = pixels * 128 if expected is None else expected
-    run(module, "pixels", 64, made, out, pixels, *start, *offsets, bytes_, shift)
-    return unswizzled(out.get())
-
-
-def numbered(shape):
-    return np.broadcast_to(np.arange(1, 1 + np.prod(shape)).reshape(*shape, 1), (*shape, 64))
-
-
-def test_a_column_of_pixels_runs_on_from_image_to_image(module):
-    """The example, with its results on a device, of Triton's tutorial on TMA's im2col mode."""
-    x = numbered((2, 4, 4)).astype(np.float16)
-    rows = copied(module, x, ((-1, -1), (4, 4), (1, 1)), (0, 2, 1, 0), (0, 0))
-    np.testing.assert_array_equal(rows, np.repeat(np.array(EXAMPLE)[:, None], 64, 1))
+def test_a_column_of_pixels_runs_on_from_image_to_image():
+    parts.check_a_column()
 
 
 @pytest.mark.parametrize("step", [(1, 1), (2, 2), (2, 1)])
-def test_offsets_and_strides(module, step, rng):
-    x = rng.integers(1, 99, (3, 7, 6, 128)).astype(np.float16)
-    size = tuple((n + 1) // s for n, s in zip((7, 6), step, strict=True))
-    padded = np.pad(x, ((0, 1), (1, 9), (1, 9), (0, 0)))  # behind the last image are zeros
-    first = 2 * size[0] * size[1] + size[1] + 1  # of the last image, its second row
-    start = (64, step[1] - 1, step[0] - 1, 2)
-    for dh, dw in ((0, 0), (2, 1)):
-        moved = padded[:, dh:, dw:, 64:]
-        ends = (size[0] * step[0], size[1] * step[1])
-        truth = moved[:, : ends[0] : step[0], : ends[1] : step[1]].reshape(-1, 64)
-        made = copied(module, x, ((-1, -1), size, step), start, (dw, dh))
-        np.testing.assert_array_equal(made, truth[first : first + 16])
+def test_offsets_and_strides(step, rng):
+    parts.check_offsets(step, rng)
 
 
 @pytest.mark.parametrize(
@@ -210,22 +126,21 @@ def test_offsets_and_strides(module, step, rng):
         ((0, 0, 0, 0), (0, 0), {"pixels": 256}, "leaves dynamic shared memory"),
     ],
 )
-def test_copies_that_a_device_forbids(module, start, offsets, more, message):
-    x = numbered((1, 4, 4)).astype(np.float16)
+def test_copies_that_a_device_forbids(start, offsets, more, message):
+    x = parts.numbered((1, 4, 4))
     with pytest.raises(ShimError, match=message):
-        copied(module, x, ((-1, -1), (4, 4), (1, 1)), start, offsets, **more)
+        parts.copied(x, ((-1, -1), (4, 4), (1, 1)), start, offsets, **more)
 
 
-def test_a_box_of_a_matrix_has_zeros_outside(module, rng):
-    x = rng.integers(1, 99, (20, 96)).astype(np.float16)
-    out = fake_cupy.zeros((16, 64), np.float16)
-    matrix = fake_cupy.asarray(x)
-    made = box_map(matrix, x.shape, 16)
-    run(module, "box", 64, made, out, 16, 64, 8)
-    truth = np.pad(x, ((0, 4), (0, 32)))[8:24, 64:128]
-    np.testing.assert_array_equal(unswizzled(out.get()), truth)
+def test_a_box_of_a_matrix_has_zeros_outside(rng):
+    parts.check_a_box(rng)
+
+
+def test_a_map_of_another_kind():
+    matrix = fake_cupy.zeros((20, 96), np.float16)
+    made, out = box_map(matrix, matrix.shape, 16), fake_cupy.zeros((16, 64), np.float16)
     with pytest.raises(ShimError, match="a map of another kind"):
-        run(module, "pixels", 64, made, out, 16, 0, 0, 0, 0, 0, 0, 2048, 0)
+        parts.run("pixels", 64, made, out, 16, 0, 0, 0, 0, 0, 0, 2048, 0)
 
 
 def test_maps_that_the_driver_refuses():
@@ -289,23 +204,17 @@ def test_products_that_a_device_forbids(module, rng, fault, message):
         multiplied(module, rng, fault)
 
 
-def test_a_product_of_turned_matrices(module, rng):
-    a, b = rng.standard_normal((64, 64)), rng.standard_normal((2, 64, 64))
-    a, b = a.astype(np.float16), b.astype(np.float16)
-    truth = a.T.astype(np.float64) @ np.concatenate(b, 1).astype(np.float64)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_product_of_copies(turned, rng):
+    parts.check_a_product(turned, rng)
 
-    def made(following, shift):
-        out = fake_cupy.zeros((64, 128), np.float32)
-        arrays = fake_cupy.asarray(a), fake_cupy.asarray(b), out
-        run(module, "turned", 128, *arrays, following, shift, shared=24576)
-        return out.get()
 
-    np.testing.assert_allclose(made(8192, 0), truth, atol=1e-4)
-    wrong = made(1024, 0)  # the second half of the columns begins elsewhere
-    np.testing.assert_allclose(wrong[:, :64], truth[:, :64], atol=1e-4)
-    assert np.abs(wrong[:, 64:] - truth[:, 64:]).max() > 1
+def test_turned_matrices_misdescribed(rng):
+    result, truth = parts.multiplied(True, rng, following=1024)  # the second half of the columns
+    np.testing.assert_allclose(result[:, :64], truth[:, :64], atol=1e-4)
+    assert np.abs(result[:, 64:] - truth[:, 64:]).max() > 1
     with pytest.raises(ShimError, match="doesn't begin on a multiple of 1024"):
-        made(8192, 32)
+        parts.multiplied(True, rng, shift=32)
 
 
 def test_a_wrong_descriptor_multiplies_other_rows(module, rng):

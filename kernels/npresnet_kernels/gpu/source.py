@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["HERE", "kernel_names", "read_source"]
+__all__ = ["HERE", "kernel_names", "read_source", "with_headers"]
 
 HERE = Path(__file__).parent
 
@@ -22,6 +22,11 @@ def read_source(*names: str) -> str:
 
     Comments mark where an included file begins and ends.
     """
+    return with_headers("".join(_text(name) for name in names))
+
+
+def with_headers(code: str) -> str:
+    """Return a text whose ``#include "..."`` are replaced likewise."""
     seen = set()
 
     def included(match: re.Match[str]) -> str:
@@ -29,13 +34,14 @@ def read_source(*names: str) -> str:
         if header in seen:
             return ""
         seen.add(header)
-        return f"// begin {header}\n{text(header)}// end {header}\n"
+        inner = _INCLUDE.sub(included, _text(header))
+        return f"// begin {header}\n{inner}// end {header}\n"
 
-    def text(file: str) -> str:
-        code = (HERE / file).read_text(encoding="utf-8").replace("#pragma once\n", "")
-        return _INCLUDE.sub(included, code)
+    return _INCLUDE.sub(included, code)
 
-    return "".join(map(text, names))
+
+def _text(file: str) -> str:
+    return (HERE / file).read_text(encoding="utf-8").replace("#pragma once\n", "")
 
 
 def kernel_names(code: str) -> list[str]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import pytest
 
 from npresnet_kernels.gpu import hopper, pooled_product
-from npresnet_kernels.gpu.source import HERE, kernel_names, read_source
+from npresnet_kernels.gpu.source import HERE, kernel_names, read_source, with_headers
 from npresnet_kernels.gpu.tiles import TILES, Tile
+from tests.kernels.gpu import hopper_parts
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 
@@ -214,6 +215,15 @@ def test_compiles_as_cupy_compiles_it(name, nvrtc):
             assert "warning" not in nvrtc.getProgramLog(program)
             assert nvrtc.getCUBIN(program)
             nvrtc.destroyProgram(program)
+
+
+@needs_nvcc
+def test_what_a_device_is_asked_first_compiles(tmp_path):
+    (tmp_path / "source.cu").write_text(with_headers(hopper_parts.KERNELS))
+    command = ["nvcc", "-fatbin", "-std=c++14", "-arch=sm_90a", "source.cu", "-o", "made.fatbin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr, done.stderr
 
 
 def test_every_source_is_compiled():
