@@ -220,7 +220,8 @@ def test_compiles_as_cupy_compiles_it(name, nvrtc):
 @needs_nvcc
 def test_what_a_device_is_asked_first_compiles(tmp_path):
     (tmp_path / "source.cu").write_text(with_headers(hopper_parts.KERNELS))
-    command = ["nvcc", "-fatbin", "-std=c++14", "-arch=sm_90a", "source.cu", "-o", "made.fatbin"]
+    target = "-gencode=arch=compute_90a,code=sm_90a"
+    command = ["nvcc", "-fatbin", "-std=c++14", target, "source.cu", "-o", "made.fatbin"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr, done.stderr
