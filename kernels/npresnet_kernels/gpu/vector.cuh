@@ -1,5 +1,5 @@
 // VECTOR neighbouring elements of an array (by -DVECTOR=...), computed with in float; where they fill
-// 16 bytes they are moved in one access.
+// 16 bytes they are moved in one access, and stored so where they fill 8 (images of 4 channels).
 #pragma once
 
 struct Vector {
@@ -39,6 +39,12 @@ __device__ __forceinline__ void store_vector(T* p, long long at, const Vector& v
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) elements[k] = Scalar<T>::store(values.v[k]);
         *reinterpret_cast<uint4*>(p + at * VECTOR) = raw;
+    } else if (VECTOR * sizeof(T) == 8) {
+        uint2 raw;
+        T* elements = reinterpret_cast<T*>(&raw);
+#pragma unroll
+        for (int k = 0; k < VECTOR; ++k) elements[k] = Scalar<T>::store(values.v[k]);
+        *reinterpret_cast<uint2*>(p + at * VECTOR) = raw;
     } else {
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) p[at * VECTOR + k] = Scalar<T>::store(values.v[k]);

@@ -66,6 +66,9 @@ PLAN_SOURCES = (
 )
 for scalar, vector in {"float": 4, "half16": 8, "bfloat16": 8}.items():
     macros = {"SCALAR": scalar, "VECTOR": vector, "OTHER": "float", "TARGET": "int64"}
+    if vector == 8:
+        short = {**macros, "VECTOR": 4}
+        VARIANTS[f"plan {scalar}, 4"] = Variant(("plan_layout.cu",), short, PLAIN)
     VARIANTS[f"plan {scalar}"] = Variant(PLAN_SOURCES, macros, Budget(128, shared=16384))
 for scalar in ("float", "half16", "bfloat16"):
     macros = {"SCALAR": scalar, "FROM": "float", "RESULT": scalar}
