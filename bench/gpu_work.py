@@ -397,6 +397,7 @@ def _convolution(
     from npresnet_kernels.gpu.convolution import Convolution
     from npresnet_kernels.gpu.plan_pool import max_pool_forward
     from npresnet_kernels.gpu.precision import use_precision
+    from npresnet_kernels.shapes import ConvShape
 
     xp = _cupy()
     rng = np.random.default_rng(0)
@@ -410,8 +411,8 @@ def _convolution(
     weight = conv.channels_out, conv.channels_in, conv.kernel, conv.kernel
     with use_precision("tf32" if precision == "tf32" else "fp32"):
         maps = conv.channels_in, conv.size, conv.size
-        window = (conv.stride,) * 2, (conv.padding,) * 2
-        product = Convolution(maps, weight, *window, dtype, algorithm=algorithm)
+        layer = ConvShape(maps, weight, (conv.stride,) * 2, (conv.padding,) * 2)
+        product = Convolution(layer, dtype, algorithm)
     scratch = xp.empty(max(product.scratch_floats(1, True, LAYER_BATCH), 1), np.float32)
     x = array(LAYER_BATCH, conv.size, conv.size, product.input_channels)
     y = array(LAYER_BATCH, conv.out_size, conv.out_size, conv.channels_out)

@@ -1,10 +1,46 @@
-"""Output sizes of windows: the arithmetic that layers, checks and kernels share."""
+"""Shapes of windows: the arithmetic that layers, checks and kernels share."""
 
 from __future__ import annotations
 
-from npresnet_kernels.contract import Pair
+from typing import NamedTuple
 
-__all__ = ["conv_output_size", "pool_output_size"]
+from npresnet_kernels.contract import Pair, Shape
+
+__all__ = ["ConvShape", "conv_output_size", "pool_output_size"]
+
+
+class ConvShape(NamedTuple):
+    """What a convolution's kernels are chosen and laid out by: all but batch and numbers.
+
+    Attributes
+    ----------
+    maps : tuple of int
+        (C, H, W) of the input.
+    weight : tuple of int
+        (O, C / groups, kH, kW).
+    stride, padding, dilation : (int, int)
+        Of the window.
+    groups : int
+        Of channels that are convolved apart.
+    """
+
+    maps: Shape
+    weight: Shape
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    @property
+    def kernel(self) -> Pair:
+        """Height and width of the window."""
+        return self.weight[2], self.weight[3]
+
+    @property
+    def output(self) -> Pair:
+        """(P, Q) of the output."""
+        size = self.maps[1], self.maps[2]
+        return conv_output_size(size, self.kernel, self.stride, self.padding, self.dilation)
 
 
 def conv_output_size(

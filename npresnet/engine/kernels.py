@@ -15,7 +15,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from npresnet.engine.recording import Recorder
-from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.contract import Array, Pair
+from npresnet_kernels.shapes import ConvShape
 
 __all__ = [
     "Convolution",
@@ -175,31 +176,13 @@ class PlanKernels(Protocol):
         ...
 
     def choose_algorithm(
-        self,
-        maps: Shape,
-        weight: Shape,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        groups: int,
-        asked: str,
-        dtype: np.dtype[Any],
-        training: bool,
+        self, layer: ConvShape, asked: str, dtype: np.dtype[Any], training: bool
     ) -> str:
-        """Return the algorithm for maps (C, H, W), ``"im2col"`` if only the contract's fits."""
+        """Return the algorithm for a layer, ``"im2col"`` if only the contract's fits."""
         ...
 
     def convolution(
-        self,
-        maps: Shape,
-        weight: Shape,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        groups: int,
-        algorithm: str,
-        dtype: np.dtype[Any],
-        images: int = 0,
+        self, layer: ConvShape, algorithm: str, dtype: np.dtype[Any], images: int = 0
     ) -> Convolution:
         """Return the convolution of a layer's shape, for maps in a storage type.
 
@@ -416,12 +399,7 @@ class RecordedKernels(PlanKernels, Protocol):
 
     def fuses_pool(
         self,
-        maps: Shape,
-        weight: Shape,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        groups: int,
+        layer: ConvShape,
         algorithm: str,
         dtype: np.dtype[Any],
         window: tuple[int, int, int],

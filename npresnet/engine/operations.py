@@ -16,6 +16,7 @@ from npresnet.functional.norm import BatchNorm
 from npresnet.functional.pool import AdaptiveAvgPool2d, MaxPool2d
 from npresnet.tape import Context, Operation
 from npresnet_kernels.contract import Array
+from npresnet_kernels.shapes import ConvShape
 
 __all__ = [
     "ConvEpilogue",
@@ -24,6 +25,7 @@ __all__ = [
     "FoldedWeight",
     "NormActivation",
     "PooledConv",
+    "conv_shape",
     "is_pointwise",
     "is_whole_mean",
     "plain_window",
@@ -198,6 +200,16 @@ class NormActivation(Operation):
 def is_whole_mean(node: Node) -> bool:
     """Return whether a node takes the mean over each whole map."""
     return node.operation is AdaptiveAvgPool2d and node.attributes["output_size"] == (1, 1)
+
+
+def conv_shape(node: Node) -> ConvShape:
+    """Return the shape of a convolution's layer, whatever it takes in."""
+    x, weight = node.inputs[:2]
+    assert x is not None
+    assert weight is not None
+    rule = node.attributes
+    windows = rule["stride"], rule["padding"], rule["dilation"]
+    return ConvShape(x.shape[1:], weight.shape, *windows, rule["groups"])
 
 
 def plain_window(node: Node) -> tuple[int, int, int] | None:

@@ -17,7 +17,7 @@ from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels, PooledConvolution, RecordedKernels
 from npresnet.engine.lone import Lone, lone_operation
-from npresnet.engine.operations import ConvEpilogue, PooledConv, is_whole_mean
+from npresnet.engine.operations import ConvEpilogue, PooledConv, conv_shape, is_whole_mean
 from npresnet.engine.storage import Storage, dense
 from npresnet.functional.linear import Linear
 from npresnet.functional.norm import BatchNorm
@@ -224,16 +224,10 @@ class FastConvolution(FastStep):
         self.storage = storage
         weight = node.inputs[1]
         assert weight is not None
-        rule = node.attributes
         self.packs = (weight,)
         self.convolution = kernels.convolution(
-            self.x.shape[1:],
-            weight.shape,
-            rule["stride"],
-            rule["padding"],
-            rule["dilation"],
-            rule["groups"],
-            rule["algorithm"],
+            conv_shape(node),
+            node.attributes["algorithm"],
             storage.dtype,
             self.x.shape_at(batch)[0],
         )

@@ -18,7 +18,7 @@ from npresnet.elementary import Reshape
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels, recorded_kernels
 from npresnet.engine.lone import Lone, lone_operation
-from npresnet.engine.operations import ConvEpilogue, NormActivation, is_whole_mean
+from npresnet.engine.operations import ConvEpilogue, NormActivation, conv_shape, is_whole_mean
 from npresnet.engine.plain_training_steps import TrainingStep, TrainingView
 from npresnet.engine.steps import features, is_plain_max
 from npresnet.engine.storage import Storage, rows
@@ -133,17 +133,8 @@ class _Convolution(_Weighted):
     ) -> None:
         super().__init__(node, backend, kernels)
         self.storage = storage
-        rule = node.attributes
-        self.layer = kernels.convolution(
-            self.x.shape[1:],
-            self.weight.shape,
-            rule["stride"],
-            rule["padding"],
-            rule["dilation"],
-            rule["groups"],
-            rule["algorithm"],
-            storage.dtype,
-        )
+        algorithm = node.attributes["algorithm"]
+        self.layer = kernels.convolution(conv_shape(node), algorithm, storage.dtype)
 
     def channels_of(self, value: Value) -> int:
         own: int = self.layer.input_channels if value is self.x else value.shape[1]

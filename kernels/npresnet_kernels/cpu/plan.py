@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.contract import Array, Pair
 from npresnet_kernels.cpu.cache import announce
 from npresnet_kernels.cpu.fast import norm
 from npresnet_kernels.cpu.fast.algorithm import choose_algorithm as algorithm_of
@@ -26,6 +26,7 @@ from npresnet_kernels.cpu.fast.pool import (
 from npresnet_kernels.cpu.fast.replay import Recorder
 from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_update
 from npresnet_kernels.cpu.norm import channel_sum as channel_sum_of
+from npresnet_kernels.shapes import ConvShape
 
 __all__ = [
     "OWN_ALGORITHMS",
@@ -71,30 +72,22 @@ WIDEST_POOL = 15
 """A winner's number in its window must fit a byte."""
 
 
-def choose_algorithm(
-    maps: Shape,
-    weight: Shape,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    asked: str,
-    dtype: np.dtype[Any],
-    training: bool,
-) -> str:
-    """Return how to convolve maps (C, H, W) with weights (O, I, kH, kW), by the shape alone.
+def choose_algorithm(layer: ConvShape, asked: str, dtype: np.dtype[Any], training: bool) -> str:
+    """Return how to convolve, by the shape alone.
 
     ``asked`` is "auto", or "direct" or "winograd", used where it can be. "im2col" stands for the
     contract's convolution: what the kernels here don't do. In training every call lays out its
     weights anew.
     """
-    kernel = weight[2:]
-    plain = dilation == (1, 1) and groups == 1
-    if not plain or kernel[0] != kernel[1] or stride[0] != stride[1] or padding[0] != padding[1]:
+    windows = layer.kernel, layer.stride, layer.padding
+    plain = layer.dilation == (1, 1) and layer.groups == 1
+    if not plain or any(down != across for down, across in windows):
         return "im2col"
-    if kernel[0] != 3 or stride[0] != 1 or padding[0] > 2 or asked == "direct":
+    kernel, stride, padding = (down for down, _ in windows)
+    if kernel != 3 or stride != 1 or padding > 2 or asked == "direct":
         return "direct"
-    shape = maps[0], weight[0], kernel[0], stride[0], padding[0], maps[1], maps[2]
+    channels, height, width = layer.maps
+    shape = channels, layer.weight[0], kernel, stride, padding, height, width
     algorithm = algorithm_of(*shape, training)
     if asked == "winograd" and not algorithm.startswith("winograd"):
         return "winograd4"
@@ -102,20 +95,12 @@ def choose_algorithm(
 
 
 def convolution(
-    maps: Shape,
-    weight: Shape,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    algorithm: str,
-    dtype: np.dtype[Any],
-    images: int = 0,
+    layer: ConvShape, algorithm: str, dtype: np.dtype[Any], images: int = 0
 ) -> Convolution:
     """Return the convolution of a layer's shape; `choose_algorithm` let no other through."""
-    return Convolution(
-        maps[0], weight[0], weight[2], stride[0], padding[0], maps[1], maps[2], algorithm, images
-    )
+    channels, height, width = layer.maps
+    window = layer.kernel[0], layer.stride[0], layer.padding[0]
+    return Convolution(channels, layer.weight[0], *window, height, width, algorithm, images)
 
 
 def dense(in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:

@@ -20,7 +20,7 @@ from npresnet_kernels.gpu.device import array_module, blocks, empty, launch, sca
 from npresnet_kernels.gpu.linear import matmul
 from npresnet_kernels.gpu.memory import contiguous, from_rows, new_image, rows_of
 from npresnet_kernels.gpu.precision import get_precision
-from npresnet_kernels.shapes import conv_output_size
+from npresnet_kernels.shapes import ConvShape, conv_output_size
 
 __all__ = ["col2im", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "im2col"]
 
@@ -84,9 +84,9 @@ def _groups(groups: int, in_channels: int, out_channels: int) -> Iterator[tuple[
 
 
 @functools.lru_cache(maxsize=256)
-def _made(device: int, precision: str, *layer: Any) -> Convolution:
+def _made(device: int, precision: str, dtype: str, layer: ConvShape) -> Convolution:
     """The convolution of a layer on the current ``device`` in the ``precision`` of now."""
-    return Convolution(*layer)
+    return Convolution(layer, dtype)
 
 
 def _implicit(
@@ -102,14 +102,14 @@ def _implicit(
 
     Where columns are the image itself, cuBLAS is at no loss. 16-bit integers are no numbers here.
     """
-    patches = _Patches(shape, (weight[2], weight[3]), stride, padding, dilation)
-    output = (shape[0], weight[0], *patches.output)
+    layer = ConvShape(shape[1:], weight, stride, padding, dilation, groups)
+    output = (shape[0], weight[0], *layer.output)
+    patches = _Patches(shape, layer.kernel, stride, padding, dilation)
     image_is_columns = patches.trivial and groups == 1
     if image_is_columns or dtype == np.uint16 or not applies(dtype, (shape, output)):
         return None
     device = array_module().cuda.runtime.getDevice()
-    layer = (shape[1:], weight, stride, padding, dtype.name, dilation, groups)
-    return _made(device, get_precision(), *layer)
+    return _made(device, get_precision(), dtype.name, layer)
 
 
 def _nhwc(x: Array) -> Array:

@@ -30,7 +30,7 @@ from npresnet_kernels.gpu.products import (
     element_type,
 )
 from npresnet_kernels.gpu.tiles import TILES
-from npresnet_kernels.shapes import conv_output_size
+from npresnet_kernels.shapes import ConvShape
 
 __all__ = ["Convolution", "applies"]
 
@@ -185,19 +185,11 @@ class Convolution:
 
     Parameters
     ----------
-    maps : tuple of int
-        (C, H, W) of the input.
-    weight : tuple of int
-        (O, C / groups, kH, kW).
-    stride, padding : (int, int)
-        Of the window.
+    layer : ConvShape
+        What is convolved, and how.
     dtype : dtype
         Of activations and packed weights: float32, float16, or uint16, which stores bfloat16. How
         float32 is multiplied is what :mod:`npresnet_kernels.gpu.precision` says now.
-    dilation : (int, int), optional
-        Of the window.
-    groups : int, optional
-        Of channels that are convolved apart.
     algorithm : {"auto", "wgmma"}
         ``"wgmma"`` computes y and the gradient of the weights, and that of x where it can, as
         :class:`~npresnet_kernels.gpu.hopper.HopperProduct` does.
@@ -215,25 +207,15 @@ class Convolution:
         If the current device doesn't know bfloat16 or TF32; if ``"wgmma"`` can't compute y.
     """
 
-    def __init__(
-        self,
-        maps: Shape,
-        weight: Shape,
-        stride: Pair,
-        padding: Pair,
-        dtype: Any,
-        dilation: Pair = (1, 1),
-        groups: int = 1,
-        algorithm: str = "auto",
-    ) -> None:
+    def __init__(self, layer: ConvShape, dtype: Any, algorithm: str = "auto") -> None:
+        maps, weight, stride, padding, dilation, groups = layer
         self._algorithm = algorithm
         self._channels, height, width = maps
-        self._outs, _, *window = weight
-        kernel = (window[0], window[1])
+        self._outs, kernel = weight[0], layer.kernel
         self._taps = kernel[0] * kernel[1]
         self._kind = kind = element_type(dtype)
         self._size = (height, width)
-        self.output = conv_output_size((height, width), kernel, stride, padding, dilation)
+        self.output = layer.output
         # few channels (a stem): two pixels make a vector, where windows begin at even ones
         even = width % 2 == 0 and stride[1] % 2 == 0
         fold = 2 if even and 2 * self._channels <= kind.vector and groups == 1 else 1

@@ -6,6 +6,7 @@ from typing import Any
 
 from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu.convolution import Convolution
+from npresnet_kernels.shapes import ConvShape
 
 __all__ = ["Dense"]
 
@@ -26,8 +27,8 @@ class Dense:
     """
 
     def __init__(self, in_features: int, out_features: int, dtype: Any) -> None:
-        maps, weight = (in_features, 1, 1), (out_features, in_features, 1, 1)
-        self._convolution = Convolution(maps, weight, (1, 1), (0, 0), dtype)
+        layer = ConvShape((in_features, 1, 1), (out_features, in_features, 1, 1))
+        self._convolution = Convolution(layer, dtype)
         self.packed_size = self._convolution.packed_size
         self.packed_grad_size = self._convolution.packed_grad_size
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npresnet_kernels.contract import Array, Pair, Shape
+from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu import hopper
 from npresnet_kernels.gpu.convolution import Convolution, applies
 from npresnet_kernels.gpu.dense import Dense
@@ -59,7 +59,7 @@ from npresnet_kernels.gpu.plan_pool import (
 )
 from npresnet_kernels.gpu.pool import adaptive_average_pool, average_pool
 from npresnet_kernels.gpu.softmax import softmax_backward, softmax_forward
-from npresnet_kernels.shapes import conv_output_size
+from npresnet_kernels.shapes import ConvShape
 
 __all__ = [
     "OWN_ALGORITHMS",
@@ -122,17 +122,7 @@ RECORDS_STEPS = True
 """Whole training steps are kernels."""
 
 
-def choose_algorithm(
-    maps: Shape,
-    weight: Shape,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    asked: str,
-    dtype: np.dtype[Any],
-    training: bool,
-) -> str:
+def choose_algorithm(layer: ConvShape, asked: str, dtype: np.dtype[Any], training: bool) -> str:
     """Return "implicit", or "im2col" (the contract's convolution) for sizes beyond its counting.
 
     "wgmma" is chosen where it is asked for and computes the layer. Else there is one fast
@@ -143,55 +133,30 @@ def choose_algorithm(
     DeviceError
         If "wgmma" is asked for and the device, or the dtype, can't.
     """
-    _, height, width = maps
-    kernel = weight[2], weight[3]
-    size = conv_output_size((height, width), kernel, stride, padding, dilation)
-    shapes = (maps, (weight[0], *size))
-    if not applies(dtype, shapes):
+    if not applies(dtype, (layer.maps, (layer.weight[0], *layer.output))):
         return "im2col"
     if asked == "wgmma":
         hopper.require_device(dtype)
-        layer = Convolution(maps, weight, stride, padding, dtype, dilation, groups)
-        if layer.why_not_wgmma() is None:
+        if Convolution(layer, dtype).why_not_wgmma() is None:
             return asked
     return "implicit"
 
 
 def convolution(
-    maps: Shape,
-    weight: Shape,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    algorithm: str,
-    dtype: np.dtype[Any],
-    images: int = 0,
+    layer: ConvShape, algorithm: str, dtype: np.dtype[Any], images: int = 0
 ) -> Convolution:
     """Return the convolution of a layer's shape, for maps in a storage type."""
-    taken = "wgmma" if algorithm == "wgmma" else "auto"
-    return Convolution(maps, weight, stride, padding, dtype, dilation, groups, taken)
+    return Convolution(layer, dtype, "wgmma" if algorithm == "wgmma" else "auto")
 
 
 def fuses_pool(
-    maps: Shape,
-    weight: Shape,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    algorithm: str,
-    dtype: np.dtype[Any],
-    window: tuple[int, int, int],
+    layer: ConvShape, algorithm: str, dtype: np.dtype[Any], window: tuple[int, int, int]
 ) -> bool:
     """Return whether a convolution is to compute the max pool behind it too.
 
     ``window`` is the pool's size, stride and padding.
     """
-    if algorithm != "implicit":
-        return False
-    layer = Convolution(maps, weight, stride, padding, dtype, dilation, groups)
-    return layer.pays_pooled(*window)
+    return algorithm == "implicit" and Convolution(layer, dtype).pays_pooled(*window)
 
 
 def dense(in_features: int, out_features: int, dtype: np.dtype[Any]) -> Dense:

@@ -12,7 +12,7 @@ import numpy as np
 
 from npresnet.engine.graph import Graph, Node
 from npresnet.engine.kernels import PlanKernels
-from npresnet.engine.operations import ConvEpilogue
+from npresnet.engine.operations import ConvEpilogue, conv_shape
 from npresnet.errors import RangeError
 
 __all__ = ["ALGORITHMS", "choose_algorithm", "uses_winograd"]
@@ -62,24 +62,11 @@ def choose_algorithm(
     def chosen(node: Node) -> Node:
         if node.operation is not ConvEpilogue:
             return node
-        x, weight = node.inputs[:2]
-        assert x is not None
-        assert weight is not None
-        rule = node.attributes
         algorithm = "im2col"
         if kernels is not None and asked != "im2col":
-            algorithm = kernels.choose_algorithm(
-                x.shape[1:],
-                weight.shape,
-                rule["stride"],
-                rule["padding"],
-                rule["dilation"],
-                rule["groups"],
-                asked,
-                dtype,
-                training,
-            )
-        return Node(node.operation, node.inputs, {**rule, "algorithm": algorithm}, node.output)
+            algorithm = kernels.choose_algorithm(conv_shape(node), asked, dtype, training)
+        rule = {**node.attributes, "algorithm": algorithm}
+        return Node(node.operation, node.inputs, rule, node.output)
 
     return graph.with_nodes(map(chosen, graph.nodes))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from npresnet.engine.graph import Graph, Node
 from npresnet.engine.kernels import PlanKernels, recorded_kernels
-from npresnet.engine.operations import ConvEpilogue, PooledConv, plain_window
+from npresnet.engine.operations import ConvEpilogue, PooledConv, conv_shape, plain_window
 
 __all__ = ["fuse_pool"]
 
@@ -39,22 +39,12 @@ def fuse_pool(graph: Graph, kernels: PlanKernels | None, dtype: np.dtype[Any]) -
         window = plain_window(pool)
         if conv is None or window is None or conv.operation is not ConvEpilogue:
             continue
-        x, weight, bias, residual = conv.inputs
-        if x is None or weight is None or residual is not None or uses[conv.output] > 1:
+        *inputs, residual = conv.inputs
+        if residual is not None or uses[conv.output] > 1:
             continue
         rule = conv.attributes
-        if offered.fuses_pool(
-            x.shape[1:],
-            weight.shape,
-            rule["stride"],
-            rule["padding"],
-            rule["dilation"],
-            rule["groups"],
-            rule["algorithm"],
-            dtype,
-            window,
-        ):
-            inputs = x, weight, bias
-            fused[pool] = Node(PooledConv, inputs, {**rule, "pool": window}, pool.output)
+        if offered.fuses_pool(conv_shape(conv), rule["algorithm"], dtype, window):
+            rule = {**rule, "pool": window}
+            fused[pool] = Node(PooledConv, tuple(inputs), rule, pool.output)
             gone.add(conv)
     return graph.with_nodes(fused.get(n, n) for n in graph.nodes if n not in gone)

@@ -17,7 +17,7 @@ from npresnet_kernels.gpu.dense import Dense
 from npresnet_kernels.gpu.device import array_module
 from npresnet_kernels.gpu.plan_pool import max_pool_forward
 from npresnet_kernels.gpu.precision import use_precision
-from npresnet_kernels.shapes import conv_output_size
+from npresnet_kernels.shapes import ConvShape, conv_output_size
 
 EPS = 2.0**-24
 
@@ -47,9 +47,9 @@ class Layer(NamedTuple):
         _, height, width, channels = self.x
         maps = (channels, height, width)
         with use_precision("tf32" if precision == "tf32" else "fp32"):
-            layer = (maps, self.weight, self.stride, self.padding)
-            more = (self.dilation, self.groups, self.algorithm)
-            return Convolution(*layer, DTYPES[precision], *more)
+            window = self.stride, self.padding, self.dilation
+            shape = ConvShape(maps, self.weight, *window, self.groups)
+            return Convolution(shape, DTYPES[precision], self.algorithm)
 
     @property
     def window(self) -> tuple[Any, ...]:
