@@ -93,6 +93,7 @@ class DeviceStep:
         def run() -> tuple[TrainingFrame, bool]:
             frame.restart()
             program.forward(frame)
+            program.count()
             loss.queue(frame, status[:SCALE], status[SCALE : SCALE + 1])
             program.backward(frame)
             self._update.run(status[SCALE:], watched)
@@ -110,6 +111,7 @@ class DeviceStep:
         def run() -> tuple[TrainingFrame, bool]:
             frame.restart()
             program.forward(frame)
+            program.count()
             return frame, frame.repeatable
 
         frame = self._recording("forward", len(x))(run, program.sources())

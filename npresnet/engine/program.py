@@ -107,9 +107,12 @@ class Program:
         return TrainingFrame(values, batch, scratch, self._storage, grads, self._moments)
 
     def forward(self, frame: TrainingFrame) -> None:
-        """Compute the outputs; statistics and counters move."""
+        """Compute the outputs; statistics move."""
         for step, area in zip(self.steps, self._areas, strict=True):
             step.forward(frame, area)
+
+    def count(self) -> None:
+        """Move the counters, as a forward pass does."""
         for buffer, count in self.graph.counters:
             counter = buffer.data
             counter += count
@@ -128,7 +131,7 @@ class Program:
 
     @property
     def moved(self) -> list[Tensor]:
-        """Buffers that :meth:`forward` changes."""
+        """Buffers that :meth:`forward` and :meth:`count` change."""
         norms = [step.node for step in self.steps if step.node.operation is NormActivation]
         running = [v for n in norms if n.attributes["training"] for v in n.inputs[3:5]]
         found = [v.source for v in running if v is not None and v.source is not None]

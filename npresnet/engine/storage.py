@@ -75,6 +75,7 @@ class Storage:
     ) -> None:
         self.dtype = dtype
         self._xp = backend.xp
+        self._on_host = backend.reads_at_once
         self._kernels = kernels
         self._features: set[Value] = set()  # (N, C, 1, 1)
         self._pointwise: set[Node] = set()
@@ -141,9 +142,22 @@ class Storage:
         self.write(x, made)
         return made
 
+    def is_noted(self, x: Array) -> bool:
+        """Return whether a recorder sees an array written or added to memory of its dtype.
+
+        One of the host sees plan kernels alone, which take dense float32.
+        """
+        lies = x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
+        return not self._on_host or (x.dtype == np.float32 and lies.flags.c_contiguous)
+
+    def _by_kernels(self, x: Array, out: Array) -> bool:
+        """Return whether the host writes or adds an array by plan kernels."""
+        plan = self._on_host and self._kernels is not None
+        return plan and x.dtype == out.dtype and self.is_noted(x)
+
     def write(self, x: Array, out: Array) -> None:
         """Write an array into memory of its shape."""
-        if x.dtype == out.dtype:
+        if x.dtype == out.dtype and not self._by_kernels(x, out):
             out[...] = x
             return
         assert self._kernels is not None
@@ -153,12 +167,14 @@ class Storage:
 
     def add_to(self, out: Array, x: Array) -> None:
         """Add an array to what is in memory of its shape."""
-        if out.dtype == x.dtype and out.dtype.itemsize >= 4:
+        if out.dtype == x.dtype and out.dtype.itemsize >= 4 and not self._by_kernels(x, out):
             out += x
             return
         assert self._kernels is not None
-        there = out.transpose(0, 2, 3, 1)
-        self._kernels.add(there, rows(self.converted(x, out.dtype)), there)
+        x = self.converted(x, out.dtype)
+        if x.ndim == 4:
+            x, out = rows(x), out.transpose(0, 2, 3, 1)
+        self._kernels.add(out, x, out)
 
     def enter(self, x: Array, memory: Array | None, keep: bool) -> Array:
         """Return a plan's input as its steps read it, in ``memory`` if need be.

@@ -2,8 +2,8 @@
 
 A cross-entropy is computed by the plan's kernels; any other loss runs eagerly on the model's
 output. The optimizer updates the parameters, with its own state: eager steps and plan steps can
-take turns. On a device the update is part of the plan, too, which is recorded then: see
-:mod:`npresnet.engine.device_step`.
+take turns. Forward and backward are recorded (see :mod:`npresnet.engine.recorded_passes`); on a
+device the update is part of that, too: see :mod:`npresnet.engine.device_step`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from npresnet.engine.graph import Graph
 from npresnet.engine.inference import arrays_of
 from npresnet.engine.loss_kernel import LossKernel
 from npresnet.engine.program import Program
+from npresnet.engine.recorded_passes import RecordedPasses
 from npresnet.engine.recording import turn_of, turns_on
 from npresnet.engine.request import (
     checked_shape,
@@ -171,13 +172,17 @@ class TrainingPlan:
 
     @property
     def recorded(self) -> bool:
-        """Whether steps are replayed from a recording of the device's work.
+        """Whether steps are replayed from a recording of the kernels' work.
 
-        That needs a backend that can record, SGD or AdamW, and plan kernels for every operation;
-        the recording is made in the second step of a batch size. With a loss other than
-        cross-entropy there are two: up to the loss, which runs on the tape, and from there.
+        That needs a backend that can record, and plan kernels for every operation; the recording is
+        made in the second step of a batch size. On a device it is of the whole step, for SGD and
+        AdamW; with a loss other than cross-entropy, which runs on the tape, of what comes before
+        it and what comes after. On the CPU it is of forward and of backward.
         """
-        return any(c.device is not None and c.device.recorded for c in self._programs.values())
+        return any(
+            compiled.passes.recorded if compiled.device is None else compiled.device.recorded
+            for compiled in self._programs.values()
+        )
 
     def __call__(self, x: Any, y: Any) -> float:
         """Take one step.
@@ -227,11 +232,7 @@ class TrainingPlan:
             self._outputs = lambda: program.graph.rebuild(program.outputs(whole))
             return loss
 
-        if device is not None:
-            frame = device.forward(x)
-        else:
-            frame = program.begin(x)
-            program.forward(frame)
+        frame = device.forward(x) if device is not None else compiled.passes.forward(x)
         outputs = program.outputs(frame)
         self._outputs = lambda: program.graph.rebuild([y.copy(order="K") for y in outputs])
         loss = self._loss_of_outputs(compiled, frame, outputs, y)
@@ -241,7 +242,7 @@ class TrainingPlan:
         alone = all(p.grad is None for p in learned)  # else the loss has added its own
         if device is not None and alone and device.backward(frame, self.scaler):
             return loss
-        grads = program.backward(frame)
+        grads = compiled.passes.backward(frame)
         # parameters of no group keep what they have: these gradients lie in the plan's memory
         for tensor in learned:
             if tensor in grads:
@@ -294,12 +295,16 @@ class TrainingPlan:
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         with self.backend.computing_in(self.precision):
             program = Program(self._model, shape, self._algorithm, self.precision)
-            loss = device = None
+            loss = device = recorder = None
             if LossKernel.fits(program, self._loss):
                 loss = LossKernel(program, self._loss)
             if DeviceStep.fits(program, self._optimizer):
                 device = DeviceStep(program, loss, self._optimizer)
-        compiled = self._programs[shape[0]] = _Compiled(program, loss, device, program.moved)
+            elif program.kernels is not None and self.backend.reads_at_once:
+                recorder = program.kernels.recorder()
+        passes = RecordedPasses(program, recorder)
+        compiled = _Compiled(program, passes, loss, device, program.moved)
+        self._programs[shape[0]] = compiled
         constants = program.graph.constants()
         self._structure = Structure(self._model, constants)  # forward may count its calls
         return compiled
@@ -316,6 +321,7 @@ class _Compiled(NamedTuple):
     """What a plan has for a batch: a program, and kernels for its loss and the rest of a step."""
 
     program: Program
+    passes: RecordedPasses
     loss: LossKernel | None
     device: DeviceStep | None
     moved: list[Tensor]

@@ -87,7 +87,9 @@ class TrainingFrame(Frame):
         if memory is None:
             self.repeatable = False
             self.grads[value] = self.grads[value] + grad if value in self.grads else grad
-        elif value in self.grads:
+            return
+        self.repeatable &= self.storage.is_noted(grad)
+        if value in self.grads:
             self.storage.add_to(memory, grad)
         else:
             self.storage.write(grad, memory)

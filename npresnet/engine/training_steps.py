@@ -245,6 +245,7 @@ class _Norm(_FastStep):
         mean, var = self.node.inputs[3:5]
         if mean is not None and var is not None:
             running = frame.values[mean], frame.values[var]
+            frame.repeatable &= all(array.flags.c_contiguous for array in running)
             self.kernels.update_running_(moments, *running, rule["momentum"], count)
 
     def forward(self, frame: TrainingFrame, area: Area) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from npresnet_kernels.contract import Array, Pair
 from npresnet_kernels.cpu.cache import announce
-from npresnet_kernels.cpu.fast import norm
+from npresnet_kernels.cpu.fast import elementwise, norm
 from npresnet_kernels.cpu.fast.algorithm import choose_algorithm as algorithm_of
 from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.dense import Dense
@@ -25,7 +25,6 @@ from npresnet_kernels.cpu.fast.pool import (
 )
 from npresnet_kernels.cpu.fast.replay import Recorder
 from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_update
-from npresnet_kernels.cpu.norm import channel_sum as channel_sum_of
 from npresnet_kernels.shapes import ConvShape
 
 __all__ = [
@@ -66,7 +65,7 @@ OWN_ALGORITHMS: tuple[str, ...] = ()
 """Of convolutions, those that other kernels don't have."""
 
 RECORDS_STEPS = False
-"""Parts of a training step are NumPy's."""
+"""Loss and update are NumPy's in part; forward and backward can be recorded."""
 
 WIDEST_POOL = 15
 """A winner's number in its window must fit a byte."""
@@ -119,18 +118,21 @@ def recorder() -> Recorder:
 
 
 def cast(x: Array, out: Array) -> None:
-    """Write x in another element type."""
-    out[...] = x
+    """Write x in another element type, or in its own."""
+    if takes_update(x, out):
+        elementwise.write(x, out)
+    else:
+        out[...] = x
 
 
 def add(x: Array, y: Array, out: Array) -> None:
     """Write x + y."""
-    np.add(x, y, out=out)
+    elementwise.write(x, out, y)
 
 
 def channel_sum(x: Array, out: Array, scratch: Array) -> None:
     """Write the sum of each channel of (N, H, W, C) or (N, C)."""
-    out[...] = channel_sum_of(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x)
+    norm.channel_sum(x, out)
 
 
 def norm_scratch_bytes(rows: int, channels: int) -> int:
@@ -147,6 +149,9 @@ def update_running_(
     moments: Array, running_mean: Array, running_var: Array, momentum: float, count: int
 ) -> None:
     """Move running statistics towards a batch's; its variance unbiased."""
+    if takes_update(running_mean, running_var):
+        norm.update_running_(moments, running_mean, running_var, momentum, count)
+        return
     mean, variance = moments
     running_mean += momentum * (mean - running_mean)
     running_var += momentum * (variance * (count / (count - 1)) - running_var)
@@ -170,8 +175,9 @@ def batch_norm_backward(
     scratch: Array,
 ) -> None:
     """Write the gradients of x, the residual, gamma and beta."""
-    grad_gamma[...], grad_beta[...] = norm.batch_norm_backward(
-        grad_y, x, mean, variance, gamma, beta, grad_x, relu, y, grad_residual, eps
+    norm.batch_norm_backward(
+        *(grad_y, x, mean, variance, gamma, beta, grad_x, relu, y, grad_residual, eps),
+        grads=(grad_gamma, grad_beta),
     )
 
 

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from npresnet_kernels.cpu import threads as pool
+from npresnet_kernels.cpu.fast import elementwise
 from npresnet_kernels.cpu.fast.norm import (
     batch_norm_backward,
     batch_norm_forward,
+    channel_sum,
     moments,
+    update_running_,
 )
 from npresnet_kernels.cpu.fast.pool import (
     average_pool_backward,
@@ -171,3 +174,31 @@ def test_nan_travels_through_norm():
     batch_norm_forward(x, zeros, ones, ones, zeros, y, relu=True)
     assert np.isnan(y[0, 1, 1, 3])
     assert np.isnan(y).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7, 17), (5, 64), (1, 1), (2000, 150)])
+def test_channel_sum(shape):
+    x = draw(*shape) + 3
+    out = np.full(shape[-1], np.nan, np.float32)
+    channel_sum(x, out)
+    axes = tuple(range(len(shape) - 1))
+    np.testing.assert_array_equal(out, x.sum(axes, dtype=np.float64).astype(np.float32))
+
+
+def test_running_statistics():
+    found = np.stack([draw(17).astype(np.float64), draw(17, seed=1) ** 2])
+    mean, var = draw(17, seed=2), draw(17, seed=3) ** 2
+    before = mean.astype(np.float64), var.astype(np.float64)
+    update_running_(found, mean, var, 0.3, 5)
+    np.testing.assert_allclose(mean, 0.7 * before[0] + 0.3 * found[0], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(var, 0.7 * before[1] + 0.3 * 5 / 4 * found[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 1, 17, 100_001])
+def test_copies_and_sums(size):
+    x, other = draw(size), draw(size, seed=1)
+    out = np.full_like(x, np.nan)
+    elementwise.write(x, out)
+    np.testing.assert_array_equal(out, x)
+    elementwise.write(out, out, other)
+    np.testing.assert_array_equal(out, x + other)

@@ -54,8 +54,12 @@ Doubles = npt.NDArray[np.float64]
     GRAD_GAMMA,
     GRAD_BETA,
     SUMS,
+    RUNNING_MEAN,
+    RUNNING_VARIANCE,
+    RULE,
+    TOTAL,
     SLOTS,
-) = range(FIRST, FIRST + 22)
+) = range(FIRST, FIRST + 26)
 
 CENTRE, SCALE, SHIFT, FACTOR_GRAD, FACTOR_X, FACTOR_ONE = range(6)
 """Rows of `VECTORS`, float32 numbers of each channel."""
@@ -207,6 +211,34 @@ def moments_finish(table: int, thread: int, threads: int) -> None:
 
 
 @kernel
+def running_update(table: int, thread: int, threads: int) -> None:
+    """Move running statistics: one item; `RULE` is the momentum and n / (n - 1)."""
+    momentum, unbiased = (
+        load_double(load_int(table, RULE), 0),
+        load_double(load_int(table, RULE), 1),
+    )
+    if next_item(table) == 0:
+        for channel in range(load_int(table, CHANNELS)):
+            mean = load_double(load_int(table, MEAN), channel)
+            variance = load_double(load_int(table, VARIANCE), channel) * unbiased
+            old_mean = load_float(load_int(table, RUNNING_MEAN), channel)
+            old_variance = load_float(load_int(table, RUNNING_VARIANCE), channel)
+            new_mean = np.float32(old_mean + momentum * (mean - old_mean))
+            new_variance = np.float32(old_variance + momentum * (variance - old_variance))
+            store_float(load_int(table, RUNNING_MEAN), channel, new_mean)
+            store_float(load_int(table, RUNNING_VARIANCE), channel, new_variance)
+
+
+@kernel
+def channel_totals(table: int, thread: int, threads: int) -> None:
+    """The sum of each channel from the partial sums: one item."""
+    if next_item(table) == 0:
+        for channel in range(load_int(table, CHANNELS)):
+            total, _ = partial_sums(table, channel)
+            store_float(load_int(table, TOTAL), channel, np.float32(total))
+
+
+@kernel
 def normalise_prepare(table: int, thread: int, threads: int) -> None:
     """Centre, scale and shift: one item."""
     if next_item(table) == 0:
@@ -325,16 +357,42 @@ def _table(x: Floats) -> npt.NDArray[np.int64]:
     return table
 
 
-def moments(x: Floats, out: Doubles | None = None) -> Doubles:
-    """Return each channel's mean and biased variance over x (..., C) as (2, C) float64."""
+def _sums(x: Floats) -> tuple[npt.NDArray[np.int64], Doubles]:
+    """Return a table for x (..., C), and the sums of x and x^2 over chunks of rows."""
     table = _table(x)
     channels, chunks = x.shape[-1], int(table[CHUNKS])
-    out = np.empty((2, channels)) if out is None else out
     partial = np.empty((chunks, 2, channels))
     table[PARTIAL], table[SUMS] = address(partial), sum_rows.address
     run(moments_chunks, table, chunks, thread_count())
+    return table, partial
+
+
+def moments(x: Floats, out: Doubles | None = None) -> Doubles:
+    """Return each channel's mean and biased variance over x (..., C) as (2, C) float64."""
+    table, partial = _sums(x)
+    out = np.empty((2, x.shape[-1])) if out is None else out
     moments_of_sums(partial, int(table[ROWS]), out)
     return out
+
+
+def channel_sum(x: Floats, out: Floats) -> None:
+    """Write the sum of each channel of x (..., C)."""
+    table, partial = _sums(x)
+    table[TOTAL] = address(out)
+    run(channel_totals, table, 1, 1)
+    del partial
+
+
+def update_running_(
+    moments: Doubles, running_mean: Floats, running_var: Floats, momentum: float, count: int
+) -> None:
+    """Move running statistics (C,) towards those of a batch of `count` values a channel."""
+    rule = np.array([momentum, count / (count - 1)])
+    table = np.zeros(SLOTS, dtype=np.int64)
+    table[CHANNELS], table[RULE] = running_mean.size, address(rule)
+    table[MEAN], table[VARIANCE] = address(moments[0]), address(moments[1])
+    table[RUNNING_MEAN], table[RUNNING_VARIANCE] = address(running_mean), address(running_var)
+    run(running_update, table, 1, 1)
 
 
 def moments_of_sums(partial: Doubles, rows: int, out: Doubles) -> None:
@@ -408,6 +466,7 @@ def batch_norm_backward(
     y: Floats | None = None,
     grad_residual: Floats | None = None,
     eps: float = 1e-5,
+    grads: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, Floats]:
     """Compute the gradients of a training batch norm (+ residual + ReLU) in two passes.
 
@@ -427,6 +486,8 @@ def batch_norm_backward(
         The output; needed if a residual was added before a ReLU.
     grad_residual : ndarray (..., C), optional
         Receives the gradient of the residual; may be `grad_y`.
+    grads : tuple of ndarray (C,), optional
+        Memory for what is returned.
 
     Returns
     -------
@@ -436,7 +497,8 @@ def batch_norm_backward(
     channels, chunks = x.shape[-1], int(table[CHUNKS])
     alive = _normalising(table, mean, variance, gamma, beta, relu, eps)
     partial = np.empty((chunks, 2, channels))
-    grads = np.empty((2, channels), dtype=np.float32)
+    if grads is None:
+        grads = np.empty(channels, np.float32), np.empty(channels, np.float32)
     table[PARTIAL] = address(partial)
     table[GRAD_GAMMA], table[GRAD_BETA] = address(grads[0]), address(grads[1])
     table[GRAD_Y], table[GRAD_X] = address(grad_y), address(grad_x)
@@ -450,4 +512,4 @@ def batch_norm_backward(
         table[GRAD_Y], table[FLOOR] = table[KEPT], address(FLOORS)
     run(backward_chunks, table, chunks, thread_count())
     del alive
-    return grads[0], grads[1]
+    return grads

@@ -6,7 +6,7 @@ strides given here differ.
 """
 
 from .half import TAPS
-from .memory import gather_vectors, zero_vectors
+from .memory import copy_in, gather_vectors, zero_vectors
 from .parallel import FIRST, helper, kernel, next_item
 from .transforms import call_weight
 from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, load_int
@@ -35,6 +35,13 @@ CHUNK = 32
 def padded_depth(depth: int) -> int:
     """Return the depth of a product's operands: a multiple of the microkernel's unrolling."""
     return (depth + 3) // 4 * 4
+
+
+@kernel
+def pad_vector(table: int, thread: int, threads: int) -> None:
+    """Copy `COLUMNS` floats to where zeros follow: one item."""
+    if next_item(table) == 0:
+        copy_in(load_int(table, SOURCE), load_int(table, TARGET), load_int(table, COLUMNS))
 
 
 @kernel

@@ -148,7 +148,23 @@ def _mean(
     emit_vectors(e, channels, [x, y], body)
 
 
+def _spread(e: Emitter, grad: ir.Value, channels: ir.Value, pixels: ir.Value, x: ir.Value) -> None:
+    """Emit the mean's gradient over dense pixels of `channels` channels."""
+    step = e.builder.mul(channels, I64(4))
+
+    def body(lane: Lane, pointers: list[ir.Value]) -> None:
+        source, target = pointers
+        count = e.spread(e.builder.sitofp(pixels, FLOAT))
+        value = e.builder.fdiv(lane.load(source), count)
+        turn = e.loop(pixels, [target])
+        lane.store(value, turn.values[0])
+        turn.close([e.shift(turn.values[0], step)])
+
+    emit_vectors(e, channels, [grad, x], body)
+
+
 _mean_map = ir_kernel("mean_map", "piiip", _mean)
+_spread_mean = ir_kernel("spread_mean", "piip", _spread)
 _max = ir_kernel("max_window", "piiiiiiipp", _window(False))
 _max_keep = ir_kernel("max_window_keep", "piiiiiiipp", _window(True))
 _max_grad = ir_kernel("max_grad", "ppiiiiiiip", _collect)
@@ -245,6 +261,18 @@ def mean_parts(table: int, thread: int, threads: int) -> None:
         item = next_item(table)
 
 
+@kernel
+def mean_grad(table: int, thread: int, threads: int) -> None:
+    """Gradient of the mean over whole maps: an item is an image."""
+    pixels = load_int(table, HEIGHT) * load_int(table, WIDTH)
+    channels = load_int(table, CHANNELS)
+    image = next_item(table)
+    while image >= 0:
+        grad = load_int(table, Y) + image * channels * 4
+        _spread_mean(grad, channels, pixels, load_int(table, X) + image * pixels * channels * 4)
+        image = next_item(table)
+
+
 def _table(
     x: Floats, y: Floats, winners: Bytes | None, window: int, stride: int, padding: int
 ) -> npt.NDArray[np.int64]:
@@ -302,4 +330,7 @@ def average_pool_forward(x: Floats, y: Floats) -> None:
 
 def average_pool_backward(grad_y: Floats, grad_x: Floats) -> None:
     """Spread the gradient of y (N, C) over the pixels of x (N, H, W, C)."""
-    grad_x[...] = (grad_y / np.float32(grad_x.shape[1] * grad_x.shape[2]))[:, None, None, :]
+    table = np.zeros(PADDING + 1, dtype=np.int64)
+    table[X], table[Y] = address(grad_x), address(grad_y)
+    images, table[HEIGHT], table[WIDTH], table[CHANNELS] = grad_x.shape
+    run(mean_grad, table, images, thread_count())

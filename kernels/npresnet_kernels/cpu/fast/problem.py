@@ -114,7 +114,10 @@ def _fill_epilogue(
         if out_channels % TILE_COLUMNS:
             # kernels read whole tiles of columns
             bias = np.zeros_like(zeros)
-            bias[:out_channels] = epilogue.bias
+            copy = np.zeros(packing.SLOTS, dtype=np.int64)
+            copy[packing.SOURCE], copy[packing.TARGET] = address(epilogue.bias), address(bias)
+            copy[packing.COLUMNS] = out_channels
+            run(packing.pad_vector, copy, 1, 1)
     table[bias_slot] = address(bias)
     table[residual_slot] = address(zeros if epilogue.residual is None else epilogue.residual)
     table[has_residual_slot] = epilogue.residual is not None

@@ -25,7 +25,7 @@ from .microkernel import chunk_length, multiply_block
 from .parallel import FIRST, helper, kernel, next_item
 from .sums import call_sums
 from .transforms import call_input, call_output, call_weight
-from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, load_int
+from .vector import LANES, TILE_COLUMNS, VECTOR_BYTES, hand_on, load_int, store_int
 
 (
     X,
@@ -370,10 +370,12 @@ def sum_finished(table: int, first: int, tiles: int, columns: int) -> None:
         down = load_int(table, TILE_HEIGHT)
         out_width = load_int(table, OUT_WIDTH)
         channels = load_int(table, OUT_CHANNELS)
+        all_tiles = across * ((channels + TILE_COLUMNS - 1) // TILE_COLUMNS)
         for band in range(first // across, (first + tiles - 1) // across + 1):
             done = min(first + tiles, (band + 1) * across) - max(first, band * across)
             done *= columns
             if hand_on(remaining + 8 * band, -done) == done:
+                store_int(remaining, band, all_tiles)  # as it was, for a run that is repeated
                 top = band % down * load_int(table, OUTPUTS)
                 row = band // down * load_int(table, OUT_HEIGHT) + top
                 call_sums(
