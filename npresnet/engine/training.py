@@ -153,12 +153,14 @@ class TrainingPlan:
         self._structure = Structure(model)
         self._programs: dict[int, _Compiled] = {}
         self._outputs: Callable[[], Any] | None = None
+        self._follow()
         self._program(shape[0])
 
     @property
     def graph(self) -> Graph:
         """The forward pass that it runs."""
         with self._lock:
+            self._follow()
             return self._program(self.shape[0]).program.graph
 
     @property
@@ -206,7 +208,7 @@ class TrainingPlan:
             If ``x`` isn't what the plan was made for.
         """
         with self._lock:
-            self._program(self.shape[0])  # the model may have moved
+            self._follow()  # the model may have moved
             array = received(x, self.shape, self.dtype, self.backend)
             compiled = self._program(len(array))
             self._optimizer.zero_grad()  # the loss may add gradients of its own, as a penalty
@@ -273,8 +275,8 @@ class TrainingPlan:
             frame.collect(v, leaf.grad)
         return loss
 
-    def _program(self, batch: int) -> _Compiled:
-        """Return the program for a batch, made anew if the model trains otherwise than before."""
+    def _follow(self) -> None:
+        """Forget the programs if the model trains otherwise than before."""
         model = self._model
         tensors = [*model.parameters(), *model.buffers()]
         state = (
@@ -286,6 +288,9 @@ class TrainingPlan:
             self._made_for = state
             self.backend, self.dtype = home(model)
             self._turns = turns_on(self.backend)
+
+    def _program(self, batch: int) -> _Compiled:
+        """Return the program for a batch, of the model as it was last seen."""
         compiled = self._programs.get(self.shape[0]) or self._compile(self.shape)
         if compiled.program.graph.batch in (None, batch):
             return compiled
