@@ -126,7 +126,7 @@ class InferencePlan:
 
     @property
     def recorded(self) -> bool:
-        """Whether runs are replayed from a recording of the device's work.
+        """Whether runs are replayed from a recording of the kernels' work.
 
         That needs a backend that can record, and plan kernels for every operation; the recording
         is made in the second run of a batch size.

@@ -179,7 +179,7 @@ class TrainingPlan:
         That needs a backend that can record, and plan kernels for every operation; the recording is
         made in the second step of a batch size. On a device it is of the whole step, for SGD and
         AdamW; with a loss other than cross-entropy, which runs on the tape, of what comes before
-        it and what comes after. On the CPU it is of forward and of backward.
+        it and what comes after. On the CPU it is of forward and, a step later, of backward.
         """
         return any(
             compiled.passes.recorded if compiled.device is None else compiled.device.recorded

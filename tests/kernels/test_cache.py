@@ -157,6 +157,28 @@ def test_where_nothing_can_be_written(tmp_path):
     assert said.count("npresnet: compiling kernels for this processor") == 1
 
 
+LOCKED = """
+    import errno, os, tempfile
+    def refuse(*arguments, **more):
+        raise OSError(errno.EROFS, "Read-only file system")
+    tempfile.TemporaryFile = os.replace = refuse  # root may write where permissions say no
+"""
+
+
+def test_a_read_only_folder_is_read(tmp_path):
+    """An image with compiled kernels in it, run on a read-only file system."""
+    home = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    empty, said = run(LOCKED + PLAN, **home)
+    assert empty == "True None"
+    assert "can't be written to" in said
+    folder = run(PLAN, **home)[0].split()[1]
+    before = files(folder)
+    assert run(LOCKED + PLAN, **home) == (f"False {folder}", "")
+    with_numba = LOCKED + WORK  # a kernel that isn't there, and one of Numba's
+    assert run(with_numba, **home)[0] == folder
+    assert files(folder) == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
 def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path):
     code = "from npresnet_kernels.cpu.cache import cache_folder; print(cache_folder())"

@@ -94,7 +94,8 @@ def _parent() -> Path:
 def cache_folder() -> Path | None:
     """Return the folder of this version's compiled kernels, made if need be; None if it can't be.
 
-    Code is loaded from a folder only if nobody else can write to it.
+    Code is loaded from a folder only if nobody else can write to it. One that can't be written to
+    at all, as in an image that is mounted read-only, is read if there is something in it.
     """
     try:
         key = _key()
@@ -109,14 +110,24 @@ def cache_folder() -> Path | None:
                 raise PermissionError(f"{folder} belongs to another user")
             if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise PermissionError(f"others can write to {folder}")
-        with tempfile.TemporaryFile(dir=folder):
-            os.utime(folder)
+        if not _can_write(folder) and not _any_kept(folder):
+            raise PermissionError(f"{folder} can't be written to")
         if fresh:
             _forget_old(folder)
     except (OSError, RuntimeError) as error:  # Path.home() raises RuntimeError
         _complain(error)
         return None
     return folder
+
+
+def _can_write(folder: Path) -> bool:
+    """Return whether a folder takes files; note that it is in use."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            os.utime(folder)
+    except OSError:
+        return False
+    return True
 
 
 def _forget_old(folder: Path) -> None:
@@ -236,7 +247,7 @@ def kept() -> Iterator[bool]:
     config: Any = importlib.import_module("numba.core.config")
     with _lock:
         folder = cache_folder()
-        if folder is None:
+        if folder is None or not _can_write(folder):  # Numba reads from no folder but a writable
             yield False
             return
         before = config.CACHE_DIR, caching.IndexDataCacheFile
