@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ from npresnet.tensor import Tensor
 from npresnet_kernels.contract import Array
 
 __all__ = ["EagerPlan", "InferencePlan", "arrays_of", "compile"]
+
+
+DIRECT = 0
+"""In place of a batch, among other plans: the one without Winograd's transforms."""
 
 
 class InferencePlan:
@@ -81,16 +86,17 @@ class InferencePlan:
         self._model = model
         self._algorithm = algorithm
         self._fast = fast
-        self._scratch: dict[int, int] = {}
         self._lock = threading.Lock()
         self._compile()
 
     def _compile(self) -> None:
         """Trace the model as it is now, and lay out everything that runs it."""
         model, shape, algorithm = self._model, self.shape, self._algorithm
+        self._now: InferencePlan | None = None  # until it has succeeded
         self.backend, self.dtype = home(model)
         chosen_precision(model, self.precision)  # it may have been moved or converted
         self._others: dict[int, InferencePlan] = {}  # where the batch changes what is done
+        self._scratch: dict[int, int] = {}
         kernels: PlanKernels | None = None
         if self._fast and self.dtype == np.float32:
             kernels = self.backend.plan_kernels
@@ -109,7 +115,6 @@ class InferencePlan:
             graph = choose_algorithm(graph, kernels, algorithm, stored)
             self.graph = graph = fuse_pool(graph, kernels, stored)
             self._mixes_pixels = uses_winograd(graph)
-            self._direct: InferencePlan | None = None
             self._storage = storage = Storage(stored, self.backend, kernels, graph.nodes)
             self._fixed, flowing = _by_parameters(graph)
             values = {*graph.inputs, *(node.output for node in flowing)}
@@ -120,7 +125,14 @@ class InferencePlan:
             self._kept = _kept(graph, self._steps)
             self._layout, self._arena_bytes = self._plan_memory()
             self._arenas = ArenaPool(self._new_arena)
-        self._prepared = self._prepare()
+        self._settle(self._prepare())
+
+    def _settle(self, prepared: Prepared) -> None:
+        """Take what was prepared. Calls work on a copy: other threads may compile meanwhile."""
+        self._prepared = prepared
+        now = copy.copy(self)
+        now._now = None  # and what that holds
+        self._now = now
 
     # ------------------------------------------------------------------ running
 
@@ -152,28 +164,27 @@ class InferencePlan:
         ShapeError, DtypeError, BackendError
             If ``x`` isn't what the plan was made for.
         """
-        prepared = self._current()
-        array = received(x, self.shape, self.dtype, self.backend)
-        if self.graph.batch not in (None, len(array)):
-            return self._other(len(array))(x)
-        with self.backend.computing_in(self.precision), turn_of(self._turns):
-            outputs = self._run(array, prepared)
-            if self._mixes_pixels:
-                self._recompute(array, outputs)
+        now = self._current()
+        array = received(x, now.shape, now.dtype, now.backend)
+        if now.graph.batch not in (None, len(array)):
+            return now._other(len(array))(x)
+        with now.backend.computing_in(now.precision), turn_of(now._turns):
+            outputs = now._run(array)
+            if now._mixes_pixels:
+                now._recompute(array, outputs)
         if isinstance(x, Tensor):
-            return self.graph.rebuild([Tensor(y) for y in outputs])
-        return self.graph.rebuild(outputs)
+            return now.graph.rebuild([Tensor(y) for y in outputs])
+        return now.graph.rebuild(outputs)
 
     def refresh(self) -> None:
         """Prepare everything that depends on parameters anew."""
         with self._lock:
-            self._prepared = self._prepare(self._prepared)
-            for plan in (*self._others.values(), self._direct):
-                if plan is not None:
-                    plan.refresh()
+            self._settle(self._prepare(self._prepared))
+            for plan in self._others.values():
+                plan.refresh()
 
-    def _run(self, x: Array, prepared: Prepared) -> list[Array]:
-        batch = len(x)
+    def _run(self, x: Array) -> list[Array]:
+        batch, prepared = len(x), self._prepared
         if batch == 0:
             xp = self.backend.xp
             return [xp.empty(v.shape_at(0), v.dtype) for v in self.graph.outputs]
@@ -219,35 +230,37 @@ class InferencePlan:
         wrong = _not_finite(self.backend.xp, outputs, len(x))
         if not wrong:
             return
-        plan = self._without_winograd()
+        plan = self._without_winograd()._current()
         if all(v.shape[:1] == (Multiple(1),) for v in self.graph.outputs):
             for i in wrong:
-                again = plan._run(x[i : i + 1], plan._current())
+                again = plan._run(x[i : i + 1])
                 for y, new in zip(outputs, again, strict=True):
                     y[i : i + 1] = new
         else:
-            outputs[:] = plan._run(x, plan._current())
+            outputs[:] = plan._run(x)
 
     def _without_winograd(self) -> InferencePlan:
         """Return a plan for the same model and shape that convolves directly."""
         with self._lock:
-            if self._direct is None:
-                self._direct = InferencePlan(
+            if DIRECT not in self._others:
+                self._others[DIRECT] = InferencePlan(
                     self._model, self.shape, "direct", precision=self.precision
                 )
-            return self._direct
+            return self._others[DIRECT]
 
-    def _current(self) -> Prepared:
-        """Return what the parameters, as they are now, come to."""
-        prepared = self._prepared
-        if self._structure.holds() and prepared.holds():
-            return prepared
+    def _current(self) -> InferencePlan:
+        """Return the plan for the model as it is now, which stays what it is."""
+        now = self._now
+        if now is not None and now._structure.holds() and now._prepared.holds():
+            return now
         with self._lock:
-            if not self._structure.holds() or home(self._model) != (self.backend, self.dtype):
+            place = self.backend, self.dtype
+            if self._now is None or not self._structure.holds() or home(self._model) != place:
                 self._compile()
             elif not self._prepared.holds():
-                self._prepared = self._prepare(self._prepared)
-            return self._prepared
+                self._settle(self._prepare(self._prepared))
+            assert self._now is not None
+            return self._now
 
     def _prepare(self, before: Prepared | None = None) -> Prepared:
         """Work out what depends on parameters alone.

@@ -390,6 +390,65 @@ def test_a_plan_follows_a_model_that_was_rebuilt():
     check(x.astype(np.float64))
 
 
+def test_a_model_that_has_grown_gets_the_working_memory_that_it_needs():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1)).eval()
+    x = np.random.default_rng(1).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    plan(x)
+    model[0] = nn.Conv2d(3, 96, 1)
+    model.append(nn.Conv2d(96, 160, 3, padding=1))
+    grown, new = plan._current(), nr.compile(model, x.shape)
+    assert grown._scratch_floats(2) == new._scratch_floats(2)
+    assert relative_error(plan(x), eager(model, x)) <= 2e-5
+
+
+def test_layers_may_be_exchanged_while_threads_call():
+    """A call's result is that of one model or the other, never of parts of both."""
+    nr.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 5, 1)).eval()
+    wide = nn.Sequential(nn.Conv2d(3, 80, 3, padding=1), nn.Conv2d(80, 16, 3, padding=1))
+    parts = model[0], wide
+    x = np.random.default_rng(1).standard_normal((2, 3, 15, 13)).astype(np.float32)
+    truth, plan = [], nr.compile(model, x.shape)
+    for part in parts:
+        model[0] = part
+        truth.append(plan(x))
+    wrong, exchanged = [], threading.Event()
+
+    def work():
+        try:
+            while not exchanged.is_set():
+                y = plan(x)
+                if not any(np.array_equal(y, known) for known in truth):
+                    wrong.append(y)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(25):
+        model[0] = parts[i % 2]
+        time.sleep(0.01)
+    exchanged.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_plan_of_a_model_that_failed_in_between():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)).eval()
+    x = np.random.default_rng(1).standard_normal((2, 3, 9, 9)).astype(np.float32)
+    plan = nr.compile(model, x.shape)
+    before, last = plan(x), model[1]
+    model[1] = nn.Conv2d(15, 4, 1)
+    for _ in range(2):
+        with pytest.raises(ShapeError, match="expected 15 input channels, got 16"):
+            plan(x)
+    model[1] = last
+    np.testing.assert_array_equal(plan(x), before)
+
+
 def test_a_plan_of_a_model_in_training_mode_evaluates():
     model = lived_in(nr.resnet18(num_classes=7)).train()
     x = np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
