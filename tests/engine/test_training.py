@@ -374,6 +374,25 @@ def test_wrong_input():
         small(x[:1, :, :32, :32], y[:1])
 
 
+@pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
+def test_arrays_that_are_read_only_are_left_alone(name, tmp_path):
+    """As eager does; a memory map that compiled code writes to ends the process."""
+    model = nr.resnet18(num_classes=5, small_input=True)
+    tensor = {**dict(model.named_parameters()), **dict(model.named_buffers())}[name]
+    np.save(tmp_path / "stored.npy", tensor.data)
+    tensor.data = np.load(tmp_path / "stored.npy", mmap_mode="r")
+    optimizer = sgd(model)
+    x, y = draw((4, 3, 9, 9), 5, np.float32, 0)
+    with pytest.raises(ValueError, match="read-only"):
+        eager_step(model, F.cross_entropy, optimizer, x, y)
+    step = nr.compile_step(model, F.cross_entropy, optimizer, x.shape)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="read-only"):
+            step(x, y)
+    tensor.data = tensor.data.copy()
+    assert np.isfinite(step(x, y))
+
+
 def test_what_cannot_be_traced_runs_eagerly_on_request():
     one, other = twins(Branching, np.float64)
     shape = (4, 3, 8, 8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -14,8 +14,18 @@ from npresnet_kernels.cpu.threads import run, spans
 __all__ = ["adamw_update_", "sgd_update_"]
 
 
+def require_writable(arrays: Iterable[Array]) -> None:
+    """Raise ValueError if an array that is to change is read-only: compiled code doesn't look."""
+    if not all(array.flags.writeable for array in arrays):
+        raise ValueError(
+            "an optimizer can't change an array that is read-only (a memory map, or another "
+            "library's): give the parameter a copy, parameter.data = parameter.data.copy()"
+        )
+
+
 def _in_place(update: Callable[..., None], changed: list[Array], grad: Array) -> None:
     """Call update(flat arrays, flat grad, start, stop) on all threads."""
+    require_writable(changed)
     flat = [np.ascontiguousarray(array).reshape(-1) for array in changed]
     source = np.ascontiguousarray(grad).reshape(-1)
     parts = spans(source.size)

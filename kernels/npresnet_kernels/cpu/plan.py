@@ -149,7 +149,8 @@ def update_running_(
     moments: Array, running_mean: Array, running_var: Array, momentum: float, count: int
 ) -> None:
     """Move running statistics towards a batch's; its variance unbiased."""
-    if takes_update(running_mean, running_var):
+    writable = running_mean.flags.writeable and running_var.flags.writeable
+    if writable and takes_update(running_mean, running_var):
         norm.update_running_(moments, running_mean, running_var, momentum, count)
         return
     mean, variance = moments

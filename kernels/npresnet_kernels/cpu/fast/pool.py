@@ -35,8 +35,6 @@ Bytes = npt.NDArray[np.uint8]
 PART = 128
 """Channels of a whole map that an item takes the mean of."""
 
-BYTES = ir.VectorType(BYTE, LANES)
-
 
 def _window(keep: bool) -> Callable[..., None]:
     """Return the body of the maximum over `rows` x `columns` pixels from `x` on.

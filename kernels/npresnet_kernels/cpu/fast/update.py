@@ -6,6 +6,7 @@ from math import sqrt
 import numpy as np
 from llvmlite import ir
 
+from ..optim import require_writable
 from .parallel import FIRST, kernel, next_item, run, thread_count
 from .problem import Floats, address, ceil_div
 from .rows import Lane, emit_vectors
@@ -118,6 +119,8 @@ def update_chunks(table: int, thread: int, threads: int) -> None:
 
 def _run(rule: int, factors: list[float], arrays: list[Floats]) -> None:
     """Update a parameter, given with its gradient and what the optimizer remembers of it."""
+    parameter, _, *states = arrays
+    require_writable([parameter, *states])
     table = np.zeros(COUNT + 1, dtype=np.int64)
     numbers = np.array(factors, dtype=np.float32)
     table[RULE], table[FACTORS] = rule, address(numbers)
