@@ -121,8 +121,9 @@ def test_plans_compile_what_they_need_and_find_it_again_without_numba(tmp_path):
     imported, folder = printed.split()
     assert imported == "True"
     assert said.startswith("npresnet: compiling kernels for this processor, once")
-    needed = {"direct_direct_blocks.o", "layout_channels_last.o", "microkernel_gemm_blocked.o",
-              "packing_pack_direct.o", "parallel_region.o"}  # fmt: skip
+    needed = {"direct_direct_blocks.o", "finish_finish.o", "layout_channels_last.o",
+              "microkernel_gemm_blocked.o", "packing_pack_direct.o", "packing_pad_vector.o",
+              "parallel_region.o"}  # fmt: skip
     assert {path.name for path in files(folder)} == needed
     assert run(PLAN, **home) == (f"False {folder}", "")
 
