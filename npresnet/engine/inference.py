@@ -383,6 +383,7 @@ class EagerPlan:
 
     def __call__(self, x: Any) -> Any:
         """Run the model eagerly, in evaluation mode; arguments and errors as of a plan."""
+        self.backend, self.dtype = home(self._model)  # it may have been moved or converted
         array = received(x, self.shape, self.dtype, self.backend)
         with self._lock:  # a call that ends first would put modes back under another's feet
             modes = [(module, module.training) for module in self._model.modules()]

@@ -93,6 +93,7 @@ class EagerStep:
 
     def __call__(self, x: Any, y: Any) -> float:
         """Take one step; arguments and result as of a plan."""
+        self.backend, self.dtype = home(self._model)  # it may have been moved or converted
         array = received(x, self.shape, self.dtype, self.backend)
         self._optimizer.zero_grad()
         with use_backend(self.backend, self.precision):
@@ -116,7 +117,8 @@ class TrainingPlan:
     Call it with images and targets; it returns the loss. Running statistics, their counters and
     the optimizer's state move as they do eagerly. A plan follows changes of the learning rate, of
     layers' modes and settings, of ``requires_grad``, and layers that are exchanged. Several threads
-    may call it: one step follows another.
+    may call it: one step follows another. A NaN or an infinity in the input reaches more of the
+    output's pixels than eagerly where convolutions go by Winograd's algorithm.
 
     Attributes
     ----------

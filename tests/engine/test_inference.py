@@ -520,6 +520,8 @@ def test_what_cannot_be_traced_runs_eagerly_on_request():
     assert model.training
     with pytest.raises(DtypeError):
         plan(x.astype(np.float64))
+    model.double()
+    assert plan(x.astype(np.float64)).dtype == np.float64
 
 
 def test_an_eager_plan_keeps_out_of_training_mode():

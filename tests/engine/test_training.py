@@ -404,3 +404,5 @@ def test_what_cannot_be_traced_runs_eagerly_on_request():
     for i in range(2):
         x, y = draw(shape, 4, np.float64, i)
         assert step(x, y) == eager_step(one, F.cross_entropy, optimizer, x, y)
+    other.float()
+    assert np.isfinite(step(x.astype(np.float32), y))
