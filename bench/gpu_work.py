@@ -397,7 +397,7 @@ def _convolution(
     from npresnet_kernels.gpu.convolution import Convolution
     from npresnet_kernels.gpu.plan_pool import max_pool_forward
     from npresnet_kernels.gpu.precision import use_precision
-    from npresnet_kernels.shapes import ConvShape
+    from npresnet_kernels.shapes import ConvShape, PoolWindow
 
     xp = _cupy()
     rng = np.random.default_rng(0)
@@ -428,7 +428,7 @@ def _convolution(
 
         def both() -> None:
             product.forward(x, packed, y, scratch, relu=True)
-            max_pool_forward(y, pooled, None, 3, 2, 1)
+            max_pool_forward(y, pooled, None, PoolWindow((3, 3), (2, 2), (1, 1)))
 
         return both
     if direction == "grad_input":

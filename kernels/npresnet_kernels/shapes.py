@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from npresnet_kernels.contract import Pair, Shape
 
-__all__ = ["ConvShape", "conv_output_size", "pool_output_size"]
+__all__ = ["ConvShape", "PoolWindow", "conv_output_size", "pool_output_size"]
 
 
 class ConvShape(NamedTuple):
@@ -41,6 +41,29 @@ class ConvShape(NamedTuple):
         """(P, Q) of the output."""
         size = self.maps[1], self.maps[2]
         return conv_output_size(size, self.kernel, self.stride, self.padding, self.dilation)
+
+
+class PoolWindow(NamedTuple):
+    """The windows that a max pool looks through; how many there are is the output's to say.
+
+    Attributes
+    ----------
+    kernel_size, stride, padding, dilation : (int, int)
+        Down and across.
+    """
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair = (1, 1)
+
+    @property
+    def square(self) -> tuple[int, int, int] | None:
+        """Size, stride and padding of windows alike down and across, and not dilated."""
+        pairs = self.kernel_size, self.stride, self.padding
+        if self.dilation != (1, 1) or any(down != across for down, across in pairs):
+            return None
+        return self.kernel_size[0], self.stride[0], self.padding[0]
 
 
 def conv_output_size(

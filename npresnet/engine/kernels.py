@@ -16,7 +16,7 @@ import numpy as np
 
 from npresnet.engine.recording import Recorder
 from npresnet_kernels.contract import Array, Pair
-from npresnet_kernels.shapes import ConvShape
+from npresnet_kernels.shapes import ConvShape, PoolWindow
 
 __all__ = [
     "Convolution",
@@ -214,30 +214,18 @@ class PlanKernels(Protocol):
         """Write the sum of each channel of (N, H, W, C) or (N, C)."""
         ...
 
-    def takes_max_pool(self, kernel_size: Pair, stride: Pair, padding: Pair) -> bool:
+    def takes_max_pool(self, window: PoolWindow) -> bool:
         """Return whether the max pools below can do this window."""
         ...
 
     def max_pool_forward(
-        self,
-        x: Array,
-        y: Array,
-        winners: Array | None,
-        kernel_size: int,
-        stride: int,
-        padding: int,
+        self, x: Array, y: Array, winners: Array | None, window: PoolWindow
     ) -> None:
         """Maximum over windows; ``winners`` (bytes) gets where it stood, for backward."""
         ...
 
     def max_pool_backward(
-        self,
-        grad_y: Array,
-        winners: Array,
-        grad_x: Array,
-        kernel_size: int,
-        stride: int,
-        padding: int,
+        self, grad_y: Array, winners: Array, grad_x: Array, window: PoolWindow
     ) -> None:
         """Gradient of :meth:`max_pool_forward`."""
         ...

@@ -16,7 +16,7 @@ from npresnet.functional.norm import BatchNorm
 from npresnet.functional.pool import AdaptiveAvgPool2d, MaxPool2d
 from npresnet.tape import Context, Operation
 from npresnet_kernels.contract import Array
-from npresnet_kernels.shapes import ConvShape
+from npresnet_kernels.shapes import ConvShape, PoolWindow
 
 __all__ = [
     "ConvEpilogue",
@@ -28,7 +28,7 @@ __all__ = [
     "conv_shape",
     "is_pointwise",
     "is_whole_mean",
-    "plain_window",
+    "max_window",
 ]
 
 
@@ -212,16 +212,11 @@ def conv_shape(node: Node) -> ConvShape:
     return ConvShape(x.shape[1:], weight.shape, *windows, rule["groups"])
 
 
-def plain_window(node: Node) -> tuple[int, int, int] | None:
-    """Return size, stride and padding of a max pool with square windows, whole and undilated."""
-    rule = node.attributes
-    if node.operation is not MaxPool2d or rule["dilation"] != (1, 1) or rule["ceil_mode"]:
+def max_window(node: Node) -> PoolWindow | None:
+    """Return the windows of a max pool; None of any other node."""
+    if node.operation is not MaxPool2d:
         return None
-    pairs = rule["kernel_size"], rule["stride"], rule["padding"]
-    if any(down != across for down, across in pairs):
-        return None
-    size, stride, padding = (down for down, _ in pairs)
-    return size, stride, padding
+    return PoolWindow(*(node.attributes[name] for name in PoolWindow._fields))
 
 
 def is_pointwise(node: Node) -> bool:

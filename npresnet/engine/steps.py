@@ -17,15 +17,21 @@ from npresnet.engine.batch import resolve
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels, PooledConvolution, RecordedKernels
 from npresnet.engine.lone import Lone, lone_operation
-from npresnet.engine.operations import ConvEpilogue, PooledConv, conv_shape, is_whole_mean
+from npresnet.engine.operations import (
+    ConvEpilogue,
+    PooledConv,
+    conv_shape,
+    is_whole_mean,
+    max_window,
+)
 from npresnet.engine.storage import Storage, dense
 from npresnet.functional.linear import Linear
 from npresnet.functional.norm import BatchNorm
-from npresnet.functional.pool import MaxPool2d
 from npresnet.tape import Context
 from npresnet_kernels.contract import Array
+from npresnet_kernels.shapes import PoolWindow
 
-__all__ = ["Frame", "Step", "features", "inference_step", "is_plain_max"]
+__all__ = ["Frame", "Step", "features", "inference_step"]
 
 Lookup = Callable[[Value], Array]
 
@@ -327,11 +333,15 @@ class LoneStep(FastStep):
 class FastMaxPool(FastStep):
     """Maximum over windows."""
 
+    def __init__(
+        self, node: Node, backend: Backend, kernels: PlanKernels, window: PoolWindow
+    ) -> None:
+        super().__init__(node, backend, kernels)
+        self.window = window
+
     def run(self, frame: Frame, pack: Any) -> None:
         """Compute the output."""
-        rule = self.node.attributes
-        window = (rule["kernel_size"][0], rule["stride"][0], rule["padding"][0])
-        self.kernels.max_pool_forward(frame.maps(self.x), self.target(frame), None, *window)
+        self.kernels.max_pool_forward(frame.maps(self.x), self.target(frame), None, self.window)
 
 
 class FastMean(FastStep):
@@ -421,14 +431,7 @@ def inference_step(
         return FastNorm(node, backend, kernels)
     if is_whole_mean(node):
         return FastMean(node, backend, kernels)
-    if is_plain_max(node, kernels):
-        return FastMaxPool(node, backend, kernels)
+    window = max_window(node)
+    if window is not None and kernels.takes_max_pool(window):
+        return FastMaxPool(node, backend, kernels, window)
     return Step(node, backend)
-
-
-def is_plain_max(node: Node, kernels: PlanKernels) -> bool:
-    """Return whether a node is a max pool that the plan kernels can do."""
-    rule = node.attributes
-    if node.operation is not MaxPool2d or rule["dilation"] != (1, 1) or rule["ceil_mode"]:
-        return False
-    return kernels.takes_max_pool(rule["kernel_size"], rule["stride"], rule["padding"])

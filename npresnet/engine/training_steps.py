@@ -18,14 +18,21 @@ from npresnet.elementary import Reshape
 from npresnet.engine.graph import Node, Value
 from npresnet.engine.kernels import PlanKernels, recorded_kernels
 from npresnet.engine.lone import Lone, lone_operation
-from npresnet.engine.operations import ConvEpilogue, NormActivation, conv_shape, is_whole_mean
+from npresnet.engine.operations import (
+    ConvEpilogue,
+    NormActivation,
+    conv_shape,
+    is_whole_mean,
+    max_window,
+)
 from npresnet.engine.plain_training_steps import TrainingStep, TrainingView
-from npresnet.engine.steps import features, is_plain_max
+from npresnet.engine.steps import features
 from npresnet.engine.storage import Storage, rows
 from npresnet.engine.training_frame import Area, TrainingFrame
 from npresnet.errors import ShapeError
 from npresnet.functional.linear import Linear
 from npresnet_kernels.contract import Array
+from npresnet_kernels.shapes import PoolWindow
 
 __all__ = ["training_step"]
 
@@ -382,10 +389,11 @@ class _LoneStep(_FastStep):
 class _MaxPool(_FastStep):
     """Maximum over windows; keeps a byte an output, the winner's number."""
 
-    def __init__(self, node: Node, backend: Backend, kernels: PlanKernels) -> None:
+    def __init__(
+        self, node: Node, backend: Backend, kernels: PlanKernels, window: PoolWindow
+    ) -> None:
         super().__init__(node, backend, kernels)
-        rule = node.attributes
-        self.window = (rule["kernel_size"][0], rule["stride"][0], rule["padding"][0])
+        self.window = window
 
     def kept_bytes(self, batch: int) -> int:
         return math.prod(self.y.shape_at(batch))
@@ -393,12 +401,12 @@ class _MaxPool(_FastStep):
     def forward(self, frame: TrainingFrame, area: Area) -> None:
         y = frame.maps(self.y)
         winners = area.kept[: y.size].reshape(y.shape)
-        self.kernels.max_pool_forward(frame.maps(self.x), y, winners, *self.window)
+        self.kernels.max_pool_forward(frame.maps(self.x), y, winners, self.window)
 
     def backward(self, frame: TrainingFrame, area: Area) -> None:
         def write(grad_y: Array, grad_x: Array) -> None:
             winners = area.kept[: grad_y.size].reshape(grad_y.shape)
-            self.kernels.max_pool_backward(grad_y, winners, grad_x, *self.window)
+            self.kernels.max_pool_backward(grad_y, winners, grad_x, self.window)
 
         self.spread(frame, write)
 
@@ -445,6 +453,7 @@ def training_step(
         return _FrozenNorm(node, backend, kernels)
     if is_whole_mean(node):
         return _Mean(node, backend, kernels)
-    if is_plain_max(node, kernels):
-        return _MaxPool(node, backend, kernels)
+    window = max_window(node)
+    if window is not None and kernels.takes_max_pool(window):
+        return _MaxPool(node, backend, kernels, window)
     return TrainingStep(node, backend)

@@ -99,7 +99,7 @@ def test_replayed_runs_compute_what_plain_ones_do(case, request):
     inputs.append(np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
     for z in inputs:
         np.testing.assert_array_equal(plan(z), nr.compile(model, x.shape)(z))
-    # what has no plan kernel isn't recorded: a concatenation, a pool with ceil_mode, an addition
+    # what has no plan kernel isn't recorded: a concatenation, a product, an addition
     assert plan.recorded == (request.node.callspec.params["case"] not in ("odd", "late"))
 
 

@@ -81,6 +81,23 @@ class Joined(nn.Module):
         return self.head(nr.cat([mean, most], -1))
 
 
+class Windowed(nn.Module):
+    """Max pools of every kind: partial windows, other across than down, dilated."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.partial = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.uneven = nn.MaxPool2d((3, 2), (1, 2), (1, 0))
+        self.dilated = nn.MaxPool2d((2, 3), 1, (0, 1), dilation=(3, 1))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = nr.relu(self.dilated(self.first(x)))
+        x = self.second(self.partial(x))
+        return self.head(F.adaptive_avg_pool2d(self.uneven(x), 1).flatten(1))
+
+
 class Frozen(nn.Module):
     """Batch norms that stay in evaluation while the rest trains."""
 
@@ -114,7 +131,7 @@ def draw(seed):
 
 
 @pytest.mark.parametrize("precision", EPS)
-@pytest.mark.parametrize("make", [Plain, Excited, Joined, Frozen])
+@pytest.mark.parametrize("make", [Plain, Excited, Joined, Windowed, Frozen])
 def test_recorded_and_as_the_truth(device, make, precision):
     model, exact = made(make).to("gpu").train(), made(make, "float64").train()
     plan = nr.compile(model, SHAPE, precision=precision)

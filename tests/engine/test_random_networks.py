@@ -100,6 +100,7 @@ GROWING = [
     alone(lambda x: x * 0.5 + 0.1),
     alone(lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True)),
     *[alone(lambda x: F.max_pool2d(x, 3, 2, 1))] * 2,
+    alone(lambda x: F.max_pool2d(x, (2, 3), (1, 2), (0, 1), dilation=(2, 1))),
     alone(lambda x: F.avg_pool2d(x, 2)),
     *[together(lambda x, y: x + y, same)] * 3,
     together(lambda x, y: x * y, same),

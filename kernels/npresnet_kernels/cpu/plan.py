@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from npresnet_kernels.contract import Array, Pair
+from npresnet_kernels.contract import Array
 from npresnet_kernels.cpu.cache import announce
-from npresnet_kernels.cpu.fast import elementwise, norm
+from npresnet_kernels.cpu.fast import elementwise, norm, pool
 from npresnet_kernels.cpu.fast.algorithm import choose_algorithm as algorithm_of
 from npresnet_kernels.cpu.fast.convolution import Convolution
 from npresnet_kernels.cpu.fast.dense import Dense
@@ -17,15 +17,10 @@ from npresnet_kernels.cpu.fast.loss import cross_entropy
 from npresnet_kernels.cpu.fast.memory import aligned_empty
 from npresnet_kernels.cpu.fast.norm import batch_norm_forward
 from npresnet_kernels.cpu.fast.parallel import thread_count
-from npresnet_kernels.cpu.fast.pool import (
-    average_pool_backward,
-    average_pool_forward,
-    max_pool_backward,
-    max_pool_forward,
-)
+from npresnet_kernels.cpu.fast.pool import average_pool_backward, average_pool_forward
 from npresnet_kernels.cpu.fast.replay import Recorder
 from npresnet_kernels.cpu.fast.update import adamw_update_, sgd_update_, takes_update
-from npresnet_kernels.shapes import ConvShape
+from npresnet_kernels.shapes import ConvShape, PoolWindow
 
 __all__ = [
     "OWN_ALGORITHMS",
@@ -182,7 +177,18 @@ def batch_norm_backward(
     )
 
 
-def takes_max_pool(kernel_size: Pair, stride: Pair, padding: Pair) -> bool:
-    """Return whether a max pool's window is square and small."""
-    square = all(pair[0] == pair[1] for pair in (kernel_size, stride, padding))
-    return square and kernel_size[0] <= WIDEST_POOL
+def takes_max_pool(window: PoolWindow) -> bool:
+    """Return whether a max pool's window is square, undilated and small."""
+    return window.square is not None and window.kernel_size[0] <= WIDEST_POOL
+
+
+def max_pool_forward(x: Array, y: Array, winners: Array | None, window: PoolWindow) -> None:
+    """Maximum over windows that :func:`takes_max_pool` allows."""
+    assert window.square is not None
+    pool.max_pool_forward(x, y, winners, *window.square)
+
+
+def max_pool_backward(grad_y: Array, winners: Array, grad_x: Array, window: PoolWindow) -> None:
+    """Gradient of :func:`max_pool_forward`."""
+    assert window.square is not None
+    pool.max_pool_backward(grad_y, winners, grad_x, *window.square)

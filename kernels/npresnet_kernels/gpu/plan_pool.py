@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from npresnet_kernels.contract import Array, Pair
+import math
+from itertools import chain
+
+from npresnet_kernels.contract import Array
 from npresnet_kernels.gpu.device import blocks, launch
 from npresnet_kernels.gpu.plan_layout import MOST_IMAGES
 from npresnet_kernels.gpu.vectors import RESIDENT, channel_blocks, defines_of, int32, vector_of
+from npresnet_kernels.shapes import PoolWindow
 
 __all__ = [
     "average_pool_backward",
@@ -16,14 +20,13 @@ __all__ = [
 ]
 
 SOURCE = "plan_pool.cu"
-WIDEST_POOL = 15
-"""A winner's number in its window must fit a byte."""
+MOST_TAPS = 255
+"""A winner's number in its window must fit a byte, and one more says that there is none."""
 
 
-def takes_max_pool(kernel_size: Pair, stride: Pair, padding: Pair) -> bool:
-    """Return whether a max pool's window is square and small."""
-    square = all(pair[0] == pair[1] for pair in (kernel_size, stride, padding))
-    return square and kernel_size[0] <= WIDEST_POOL
+def takes_max_pool(window: PoolWindow) -> bool:
+    """Return whether a max pool's window is small enough."""
+    return math.prod(window.kernel_size) <= MOST_TAPS
 
 
 def _over_image(images: int, vectors: int) -> tuple[int, int]:
@@ -31,20 +34,13 @@ def _over_image(images: int, vectors: int) -> tuple[int, int]:
     return min(blocks(vectors)[0], RESIDENT), min(images, MOST_IMAGES)
 
 
-def max_pool_forward(
-    x: Array,
-    y: Array,
-    winners: Array | None,
-    kernel_size: int,
-    stride: int,
-    padding: int,
-) -> None:
+def max_pool_forward(x: Array, y: Array, winners: Array | None, window: PoolWindow) -> None:
     """Maximum over windows; ``winners`` (bytes, as ``y``) gets the number of its tap."""
     if not y.size:
         return
     vector = vector_of(x.shape[3], x, y, winners)
     vectors = x.shape[3] // vector
-    sizes = (len(x), vectors, *x.shape[1:3], *y.shape[1:3], kernel_size, stride, padding)
+    sizes = (len(x), vectors, *x.shape[1:3], *y.shape[1:3], *chain(*window))
     launch(
         SOURCE,
         "max_pool_bytes",
@@ -54,20 +50,13 @@ def max_pool_forward(
     )
 
 
-def max_pool_backward(
-    grad_y: Array,
-    winners: Array,
-    grad_x: Array,
-    kernel_size: int,
-    stride: int,
-    padding: int,
-) -> None:
+def max_pool_backward(grad_y: Array, winners: Array, grad_x: Array, window: PoolWindow) -> None:
     """Each pixel gathers the gradients of the windows that it won."""
     if not grad_x.size:
         return
     vector = vector_of(grad_x.shape[3], grad_x, grad_y, winners)
     vectors = grad_x.shape[3] // vector
-    sizes = (*grad_x.shape[1:3], *grad_y.shape[1:3], kernel_size, stride, padding)
+    sizes = (*grad_x.shape[1:3], *grad_y.shape[1:3], *chain(*window))
     launch(
         SOURCE,
         "max_pool_bytes_grad",

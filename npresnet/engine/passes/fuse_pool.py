@@ -11,7 +11,7 @@ import numpy as np
 
 from npresnet.engine.graph import Graph, Node
 from npresnet.engine.kernels import PlanKernels, recorded_kernels
-from npresnet.engine.operations import ConvEpilogue, PooledConv, conv_shape, plain_window
+from npresnet.engine.operations import ConvEpilogue, PooledConv, conv_shape, max_window
 
 __all__ = ["fuse_pool"]
 
@@ -36,15 +36,17 @@ def fuse_pool(graph: Graph, kernels: PlanKernels | None, dtype: np.dtype[Any]) -
     gone: set[Node] = set()
     for pool in graph.nodes:
         conv = producers.get(pool.inputs[0]) if pool.inputs[0] is not None else None
-        window = plain_window(pool)
+        window = max_window(pool)
         if conv is None or window is None or conv.operation is not ConvEpilogue:
+            continue
+        if window.square is None or pool.attributes["ceil_mode"]:
             continue
         *inputs, residual = conv.inputs
         if residual is not None or uses[conv.output] > 1:
             continue
         rule = conv.attributes
-        if offered.fuses_pool(conv_shape(conv), rule["algorithm"], dtype, window):
-            rule = {**rule, "pool": window}
+        if offered.fuses_pool(conv_shape(conv), rule["algorithm"], dtype, window.square):
+            rule = {**rule, "pool": window.square}
             fused[pool] = Node(PooledConv, tuple(inputs), rule, pool.output)
             gone.add(conv)
     return graph.with_nodes(fused.get(n, n) for n in graph.nodes if n not in gone)

@@ -17,7 +17,7 @@ from npresnet_kernels.gpu.dense import Dense
 from npresnet_kernels.gpu.device import array_module
 from npresnet_kernels.gpu.plan_pool import max_pool_forward
 from npresnet_kernels.gpu.precision import use_precision
-from npresnet_kernels.shapes import ConvShape, conv_output_size
+from npresnet_kernels.shapes import ConvShape, PoolWindow, conv_output_size
 
 EPS = 2.0**-24
 
@@ -200,7 +200,7 @@ def assert_pooled(
     rule = [(n, n) for n in (*window, 1)]
     size = (layer.x[0], *conv_output_size(made.output, *rule), layer.outs)
     truth, y = unwritten(size, dtype), unwritten(size, dtype)
-    max_pool_forward(between, truth, None, *window)
+    max_pool_forward(between, truth, None, PoolWindow(*rule))
     names = dict(zip(("window", "stride", "padding"), window, strict=True))
     made.forward_pooled(there, packed, y, room, device(b), relu, **names)
     np.testing.assert_array_equal(host(y), host(truth))

@@ -7,6 +7,7 @@ import pytest
 
 from npresnet_kernels import reference
 from npresnet_kernels.gpu import plan_layout, plan_pool
+from npresnet_kernels.shapes import PoolWindow
 from tests.kernels.gpu.plan_arrays import ELEMENTS, ROUNDING, decoded, encoded, rounded, storage
 from tests.parity import relative_error
 from tests.shim import build, fake_cupy
@@ -24,31 +25,42 @@ def channels_first(x):
     return x.transpose(0, 3, 1, 2)
 
 
+WINDOWS = {
+    "of a stem": PoolWindow((3, 3), (2, 2), (1, 1)),
+    "apart": PoolWindow((2, 2), (2, 2), (0, 0)),
+    "wide apart": PoolWindow((5, 5), (3, 3), (2, 2)),
+    "other across than down": PoolWindow((2, 3), (1, 2), (1, 0)),
+    "dilated": PoolWindow((3, 2), (2, 1), (1, 1), (2, 3)),
+    "most taps": PoolWindow((15, 17), (1, 2), (7, 8)),
+    "some all in the padding": PoolWindow((2, 1), (1, 1), (1, 0), (10, 1)),
+}
+
+
 # whole vectors of channels, and one channel more
 @pytest.mark.parametrize("channels", [8, 9])
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("window", [(3, 2, 1), (2, 2, 0), (5, 3, 2)])
-def test_max_pool(xp, rng, window, element, channels):
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_max_pool(xp, rng, window, ceil_mode, element, channels):
     x = rounded(rng.standard_normal((3, 9, 8, channels)).round(1), element)  # with ties
     x[1, 2, 3] = np.nan
     x[2, :4] = -np.inf
-    pairs = [(v, v) for v in window] + [(1, 1)]
-    truth, places = reference.max_pool2d(channels_first(x), *pairs, False)
+    truth, places = reference.max_pool2d(channels_first(x), *window, ceil_mode)
     shape = (3, *truth.shape[2:], channels)
     grad = rounded(rng.standard_normal(shape), element)
     grad_truth = reference.max_pool2d_grad(
-        channels_first(grad), places, (3, channels, 9, 8), *pairs
+        channels_first(grad), places, (3, channels, 9, 8), *window
     )
     y, winners = xp.empty(shape, storage(element)), xp.empty(shape, np.uint8)
     grad_x = xp.empty(x.shape, storage(element))
     stored = xp.asarray(encoded(x, element))
-    plan_pool.max_pool_forward(stored, y, winners, *window)
+    plan_pool.max_pool_forward(stored, y, winners, window)
     np.testing.assert_array_equal(decoded(y.get()), truth.transpose(0, 2, 3, 1))
-    plan_pool.max_pool_backward(xp.asarray(encoded(grad, element)), winners, grad_x, *window)
+    plan_pool.max_pool_backward(xp.asarray(encoded(grad, element)), winners, grad_x, window)
     expected = grad_truth.transpose(0, 2, 3, 1)
     assert relative_error(decoded(grad_x.get()), expected) <= ROUNDING[element]
     again = xp.empty(shape, storage(element))
-    plan_pool.max_pool_forward(stored, again, None, *window)
+    plan_pool.max_pool_forward(stored, again, None, window)
     np.testing.assert_array_equal(again.get(), y.get())
 
 
@@ -102,10 +114,13 @@ def test_add(xp, rng, element, size):
 def test_empty_batch(xp):
     x, y = xp.empty((0, 4, 4, 8), np.float32), xp.empty((0, 2, 2, 8), np.float32)
     winners = xp.empty(y.shape, np.uint8)
-    plan_pool.max_pool_forward(x, y, winners, 2, 2, 0)
-    plan_pool.max_pool_backward(y, winners, x, 2, 2, 0)
+    plan_pool.max_pool_forward(x, y, winners, WINDOWS["apart"])
+    plan_pool.max_pool_backward(y, winners, x, WINDOWS["apart"])
     plan_pool.average_pool_forward(x, xp.empty((0, 8), np.float32))
     plan_pool.average_pool_backward(xp.empty((0, 8), np.float32), x)
     plan_layout.to_channels_last(xp.empty((0, 3, 4, 4), np.float32), x)
-    assert plan_pool.takes_max_pool((3, 3), (2, 2), (1, 1))
-    assert not plan_pool.takes_max_pool((3, 2), (2, 2), (1, 1))
+
+
+def test_winners_must_fit_a_byte():
+    assert plan_pool.takes_max_pool(WINDOWS["most taps"])
+    assert not plan_pool.takes_max_pool(PoolWindow((16, 16), (2, 2), (1, 1)))
