@@ -249,7 +249,7 @@ def test_training_and_evaluation_use_plans(machine, rng):
     on_device = fake_cupy.asarray(x)
     logits = plan(on_device)
     assert isinstance(logits, fake_cupy.ndarray)
-    with pytest.raises(BackendError, match="the input doesn't live on the gpu:0"):
+    with pytest.raises(BackendError, match=r"the input doesn't live .* nr.tensor\(x\).to"):
         plan(x)
     optimizer = nr.optim.SGD(model.parameters(), lr=0.05)
     step = TrainStep(model, smoothed_cross_entropy(0.1), optimizer)
@@ -436,12 +436,12 @@ def properties(major, minor):
         ({"driverGetVersion": lambda: 12040}, "knows CUDA up to 12.4, CuPy uses 13.0: update"),
         (
             {"getDeviceProperties": properties(7, 0)},
-            "capability 7.0 is too old, .* 7.5",
+            "capability 7.0 is too old, .* 7.5 .*: choose another GPU, or backend 'cpu'",
         ),
-        ({"memGetInfo": no_memory}, "it can't be opened .*busy.*another program may have it alone"),
+        ({"memGetInfo": no_memory}, "it can't be opened .*busy.*: end the program .*nvidia-smi"),
         (
             {"getDeviceProperties": properties(7, 0), "memGetInfo": no_memory},
-            "capability 7.0 is too old, .* 7.5",
+            "capability 7.0 is too old, .* 7.5 .*: choose another GPU, or backend 'cpu'",
         ),
     ],
 )
@@ -469,7 +469,7 @@ def test_devices_command(machine, capsys, monkeypatch):
 
 
 def test_there_is_no_third_device(machine):
-    with pytest.raises(BackendError, match=r"no CUDA device 2: this machine has 2 \(numbered"):
+    with pytest.raises(BackendError, match=r"no CUDA device 2: this machine has 2, .* choose one"):
         nr.set_backend("gpu:2")
 
 

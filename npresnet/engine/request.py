@@ -98,8 +98,8 @@ def received(x: Any, shape: tuple[int, ...], dtype: Any, backend: Backend) -> Ar
         raise DtypeError(f"a plan takes an array or a Tensor, got {type(x).__name__}")
     if not backend.owns(array):
         raise BackendError(
-            f"the input doesn't live on the {backend.device}, where the plan runs: call "
-            f'tensor.to("{backend.device}")'
+            f"the input doesn't live on the {backend.device}, where the plan runs: call the plan "
+            f'with {"x" if isinstance(x, Tensor) else "nr.tensor(x)"}.to("{backend.device}")'
         )
     if array.dtype != dtype:
         raise DtypeError(

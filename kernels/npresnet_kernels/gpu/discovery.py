@@ -143,14 +143,18 @@ def _report(cupy: Any, index: int, problem: str | None) -> DeviceReport:
     if capability < OLDEST_CAPABILITY:
         problem = (
             f"compute capability {capability[0]}.{capability[1]} is too old, npresnet needs "
-            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} (Turing) or later"
+            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} (Turing) or later: choose another "
+            "GPU, or backend 'cpu'"
         )
     free = 0
     try:
         with cupy.cuda.Device(index):
             free = int(cupy.cuda.runtime.memGetInfo()[0])
     except Exception as error:
-        problem = problem or f"it can't be opened ({error}): another program may have it alone"
+        problem = problem or (
+            f"it can't be opened ({error}): end the program that may have it alone (nvidia-smi "
+            "lists them), or choose another GPU"
+        )
     return DeviceReport(
         index,
         name.decode() if isinstance(name, bytes) else str(name),
@@ -187,7 +191,8 @@ def usable(index: int) -> Any:
     count = _count(cupy)
     if index >= count:
         raise DeviceError(
-            f"there is no CUDA device {index}: this machine has {count} (numbered from 0)"
+            f"there is no CUDA device {index}: this machine has {count}, numbered from 0: choose "
+            "one that 'npresnet devices' lists"
         )
     problem = _report(cupy, index, _compiler_problem(cupy)).problem
     if problem is not None:
