@@ -127,7 +127,11 @@ def test_results_of_the_tests(tmp_path):
     """The command of the section, on a file of three tests."""
     (real,) = (s for s in gpu_check.SECTIONS if s.name == "tests")
     (tmp_path / "test_three.py").write_text(TESTS)
-    command = (*real.command[:-1], f"--rootdir={tmp_path}", str(tmp_path / "test_three.py"))
+    files = [argument for argument in real.command if argument.endswith(".py")]
+    assert {Path(file) for file in files} == set((gpu_check.ROOT / "tests/gpu").glob("test_*.py"))
+    assert [Path(file).stem for file in files[:3]] == ["test_device", "test_hopper", "test_plans"]
+    options = [argument for argument in real.command if argument not in files]
+    command = (*options, f"--rootdir={tmp_path}", str(tmp_path / "test_three.py"))
     outcome = gpu_check.run_section(Section("tests", command, 60), tmp_path, 60)
     assert outcome.status.startswith("failed (exit status 1")
     assert [r["outcome"] for r in outcome.records] == ["passed", "failed", "skipped"]
