@@ -97,7 +97,9 @@ def test_calls_outside_of_a_recording_are_not_noted():
 
 
 def test_an_empty_run():
-    Recorder().record(lambda: None)()
+    replay = Recorder().record(lambda: None)
+    assert replay() is None
+    assert parallel._noting.notes is None
 
 
 def test_an_error_ends_the_noting():

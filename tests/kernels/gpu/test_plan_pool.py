@@ -114,11 +114,13 @@ def test_add(xp, rng, element, size):
 def test_empty_batch(xp):
     x, y = xp.empty((0, 4, 4, 8), np.float32), xp.empty((0, 2, 2, 8), np.float32)
     winners = xp.empty(y.shape, np.uint8)
+    fake_cupy.launched.clear()
     plan_pool.max_pool_forward(x, y, winners, WINDOWS["apart"])
     plan_pool.max_pool_backward(y, winners, x, WINDOWS["apart"])
     plan_pool.average_pool_forward(x, xp.empty((0, 8), np.float32))
     plan_pool.average_pool_backward(xp.empty((0, 8), np.float32), x)
     plan_layout.to_channels_last(xp.empty((0, 3, 4, 4), np.float32), x)
+    assert fake_cupy.launched == []
 
 
 def test_winners_must_fit_a_byte():
